@@ -1,0 +1,12 @@
+# Flags every target of ours links: warnings, sanitizers, coverage.
+add_library(ctxc_flags INTERFACE)
+target_compile_options(ctxc_flags INTERFACE -Wall -Wextra $<$<BOOL:${CTXC_WERROR}>:-Werror>)
+target_include_directories(ctxc_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
+if(CTXC_SANITIZE)
+  target_compile_options(ctxc_flags INTERFACE -fsanitize=${CTXC_SANITIZE} -fno-omit-frame-pointer -g1)
+  target_link_options(ctxc_flags INTERFACE -fsanitize=${CTXC_SANITIZE})
+endif()
+if(CTXC_COVERAGE)
+  target_compile_options(ctxc_flags INTERFACE --coverage -g1)
+  target_link_options(ctxc_flags INTERFACE --coverage)
+endif()

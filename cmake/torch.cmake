@@ -1,0 +1,22 @@
+# LibTorch as an imported target of our own. The wheel's find_package(Torch) would force the CUDA language on and link
+# libtorch_cuda; the CPU programs need two libraries only, and start in a fraction of the time.
+if(NOT CTXC_TORCH_DIR)
+  if(DEFINED ENV{CTXC_TORCH_DIR} AND NOT "$ENV{CTXC_TORCH_DIR}" STREQUAL "")
+    set(CTXC_TORCH_DIR $ENV{CTXC_TORCH_DIR})
+  else()
+    set(CTXC_TORCH_DIR ${CMAKE_SOURCE_DIR}/.deps/torch)
+  endif()
+endif()
+get_filename_component(ctxc_torch_dir ${CTXC_TORCH_DIR} REALPATH)
+if(NOT EXISTS ${ctxc_torch_dir}/lib/libtorch_cpu.so)
+  message(FATAL_ERROR "No LibTorch found (looked for lib/libtorch_cpu.so below ${CTXC_TORCH_DIR}).\n"
+                      "hint: run scripts/setup.sh, or set CTXC_TORCH_DIR to an existing LibTorch")
+endif()
+file(STRINGS ${ctxc_torch_dir}/include/torch/headeronly/version.h ctxc_torch_version_line REGEX "define TORCH_VERSION ")
+string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" CTXC_TORCH_VERSION "${ctxc_torch_version_line}")
+
+add_library(ctxc_torch INTERFACE)
+target_include_directories(ctxc_torch SYSTEM INTERFACE ${ctxc_torch_dir}/include
+                                                       ${ctxc_torch_dir}/include/torch/csrc/api/include)
+target_link_libraries(ctxc_torch INTERFACE ${ctxc_torch_dir}/lib/libtorch_cpu.so ${ctxc_torch_dir}/lib/libc10.so)
+target_link_options(ctxc_torch INTERFACE -Wl,--disable-new-dtags -Wl,-rpath,${ctxc_torch_dir}/lib)

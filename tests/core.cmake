@@ -1,0 +1,1 @@
+ctxc_test(error_test core SOURCES unit/error_test.cpp)
