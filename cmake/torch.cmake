@@ -12,8 +12,10 @@ if(NOT EXISTS ${ctxc_torch_dir}/lib/libtorch_cpu.so)
   message(FATAL_ERROR "No LibTorch found (looked for lib/libtorch_cpu.so below ${CTXC_TORCH_DIR}).\n"
                       "hint: run scripts/setup.sh, or set CTXC_TORCH_DIR to an existing LibTorch")
 endif()
-file(STRINGS ${ctxc_torch_dir}/include/torch/headeronly/version.h ctxc_torch_version_line REGEX "define TORCH_VERSION ")
-string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" CTXC_TORCH_VERSION "${ctxc_torch_version_line}")
+file(STRINGS ${ctxc_torch_dir}/include/torch/headeronly/version.h ctxc_torch_numbers
+     REGEX "define TORCH_VERSION_(MAJOR|MINOR|PATCH) [0-9]+")
+string(REGEX REPLACE "[^0-9;]" "" ctxc_torch_numbers "${ctxc_torch_numbers}")
+string(REPLACE ";" "." CTXC_TORCH_VERSION "${ctxc_torch_numbers}")
 
 add_library(ctxc_torch INTERFACE)
 target_include_directories(ctxc_torch SYSTEM INTERFACE ${ctxc_torch_dir}/include
