@@ -29,8 +29,9 @@ done
 if ((interop)); then ./scripts/interop.sh; fi
 
 jobs="$(nproc)"
-cmake --preset "$preset" -DCTXC_INTEROP="$([ "$interop" = 1 ] && echo ON || echo OFF)" >"build-configure.log" 2>&1 || { cat build-configure.log; exit 1; }
-rm -f build-configure.log
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+cmake --preset "$preset" -DCTXC_INTEROP="$([ "$interop" = 1 ] && echo ON || echo OFF)" >"$log" 2>&1 || { cat "$log"; exit 1; }
 cmake --build --preset "$preset" --parallel "$jobs"
 # One thread a test and as many tests as cores: faster than the other way round, and timings do not disturb each other.
-exec ctest --preset "$preset" --parallel "$jobs" "${ctest_args[@]}"
+ctest --preset "$preset" --parallel "$jobs" "${ctest_args[@]}"
