@@ -31,7 +31,7 @@ if ((interop)); then ./scripts/interop.sh; fi
 jobs="$(nproc)"
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
-cmake --preset "$preset" -DCTXC_INTEROP="$([ "$interop" = 1 ] && echo ON || echo OFF)" >"$log" 2>&1 || { cat "$log"; exit 1; }
+cmake --preset "$preset" >"$log" 2>&1 || { cat "$log"; exit 1; }
 cmake --build --preset "$preset" --parallel "$jobs"
 # One thread a test and as many tests as cores: faster than the other way round, and timings do not disturb each other.
 ctest --preset "$preset" --parallel "$jobs" "${ctest_args[@]}"
