@@ -1,0 +1,35 @@
+// Section `eval`: what ctxc-eval measures, and what the trainer measures on its validation data.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+
+namespace ctxc {
+
+struct EvalConfig {
+  std::vector<std::string> methods = {"checkpoint"};
+  std::vector<std::string> benchmarks;
+  int64_t limit = 0;
+  int64_t batch_tokens = 4096;
+  int64_t max_new_tokens = 20;
+  int64_t bootstrap = 1000;
+  int64_t query_tokens = 128;
+  std::string shots_from;
+
+  void describe(Fields& f) {
+    f("methods", methods, "full | none | truncate_head | truncate_tail | checkpoint | checkpoint=DIR");
+    f("benchmarks", benchmarks, "sets by name (squad, newsqa, …), found below data.root; empty: the list data.eval");
+    f("limit", limit, "questions of each set, drawn by a fixed permutation; 0 = all").min(0);
+    f("batch_tokens", batch_tokens, "context and question tokens decoded together").min(1).unit("tokens");
+    f("max_new_tokens", max_new_tokens, "longest answer").min(1).unit("tokens");
+    f("bootstrap", bootstrap, "resamples behind the 95 % intervals").min(10);
+    f("query_tokens", query_tokens, "longest question with its template; longer ones lose their beginning")
+        .min(1)
+        .unit("tokens");
+    f("shots_from", shots_from, "training set the solved examples of prompt.shots come from; empty: the first of data.train");
+  }
+};
+
+}  // namespace ctxc
