@@ -33,11 +33,13 @@ class Progress {
   ~Progress();
   /// `done` of total; `detail` e.g. "loss 2.31 · 812 tok/s · data wait 1 %".
   void update(int64_t done, const std::string& detail);
+  /// Prints what the last update() kept back and ends the line.
   void finish();
 
  private:
-  std::string what_;
-  int64_t total_, first_ = -1;
+  void print(double now);
+  std::string what_, detail_;
+  int64_t total_, first_ = -1, done_ = 0;
   double plain_seconds_, started_, last_print_ = -1e9;
   bool terminal_, open_ = false;
 };
