@@ -24,7 +24,8 @@ inline std::string program(const std::string& name) {
 inline std::filesystem::path shared() {
   const char* dir = std::getenv("CTXC_SHARED");
   const std::filesystem::path path = dir ? std::filesystem::path(dir) : root() / "../shared";
-  return std::filesystem::is_directory(path / "fixtures") ? std::filesystem::canonical(path) : std::filesystem::path();
+  return std::filesystem::is_directory(path / "fixtures") ? std::filesystem::canonical(path)
+                                                          : std::filesystem::path();
 }
 
 /// A fresh folder that goes with the object.
@@ -51,5 +52,6 @@ class TempDir {
 }  // namespace ctxc::testing
 
 /// Skips the running test, with the reason, where ../shared is not there.
-#define CTXC_NEEDS_SHARED() \
-  if (ctxc::testing::shared().empty()) GTEST_SKIP() << "../shared is absent: extra parity data, not part of the project"
+#define CTXC_NEEDS_SHARED()            \
+  if (ctxc::testing::shared().empty()) \
+  GTEST_SKIP() << "../shared is absent: extra parity data, not part of the project"

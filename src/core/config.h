@@ -9,8 +9,9 @@
 //     }
 //   };
 //
-// From it come parsing (strict: unknown keys, wrong types and values out of range are Error kUsage with position, the
-// nearest key and the expected range), the resolved dump, --help KEY and the hash. Defaults are the initialisers.
+// From it come parsing (strict: unknown keys, wrong types and values out of range are Error kUsage with
+// position, the nearest key and the expected range), the resolved dump, --help KEY and the hash. Defaults are
+// the initialisers.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -29,13 +30,13 @@ class Fields;
 /// One key. The setters narrow what it accepts; they return *this so that they chain.
 class Field {
  public:
-  Field& min(double lowest);            ///< value >= lowest
-  Field& max(double highest);           ///< value <= highest
-  Field& above(double bound);           ///< value > bound
-  Field& below(double bound);           ///< value < bound
+  Field& min(double lowest);   ///< value >= lowest
+  Field& max(double highest);  ///< value <= highest
+  Field& above(double bound);  ///< value > bound
+  Field& below(double bound);  ///< value < bound
   Field& one_of(std::vector<std::string> values);
-  Field& unit(std::string unit);        ///< shown in help: "tokens", "seconds"
-  Field& required();                    ///< an absent key is an error
+  Field& unit(std::string unit);  ///< shown in help: "tokens", "seconds"
+  Field& required();              ///< an absent key is an error
 
  private:
   friend class Fields;
@@ -44,15 +45,15 @@ class Field {
   bool open_min_ = false, open_max_ = false, required_ = false;
   std::vector<std::string> choices_;
   std::function<void(const Yaml&, const Field&)> read_;
-  std::function<std::string()> write_;      ///< YAML flow text of the value now
-  std::function<void(Fields&)> children_;   ///< describe() of a nested struct, else empty
-  std::function<void(Fields&)> item_;       ///< describe() of a list's item, else empty
+  std::function<std::string()> write_;     ///< YAML flow text of the value now
+  std::function<void(Fields&)> children_;  ///< describe() of a nested struct, else empty
+  std::function<void(Fields&)> item_;      ///< describe() of a list's item, else empty
   friend struct FieldAccess;
 };
 
-/// Collects the keys of one struct. Supported members: bool, int64_t, double, std::string, std::vector of the last
-/// three, std::optional of the first four (null = absent), nested structs and std::vector of structs with describe(),
-/// and Yaml (a raw sub-tree, checked by whoever reads it later).
+/// Collects the keys of one struct. Supported members: bool, int64_t, double, std::string, std::vector of the
+/// last three, std::optional of the first four (null = absent), nested structs and std::vector of structs
+/// with describe(), and Yaml (a raw sub-tree, checked by whoever reads it later).
 class Fields {
  public:
   Field& operator()(const std::string& key, bool& value, const std::string& help);
@@ -74,9 +75,15 @@ class Fields {
   template <class T>
   Field& list(const std::string& key, std::vector<T>& items, const std::string& help) {
     return add_list(
-        key, help, [](Fields& fields) { static thread_local T item; item = T{}; item.describe(fields); },
+        key, help,
+        [](Fields& fields) {
+          static thread_local T item;
+          item = T{};
+          item.describe(fields);
+        },
         [&items](size_t count) { items.assign(count, T{}); },
-        [&items](size_t index, Fields& fields) { items[index].describe(fields); }, [&items] { return items.size(); });
+        [&items](size_t index, Fields& fields) { items[index].describe(fields); },
+        [&items] { return items.size(); });
   }
 
   const std::vector<std::unique_ptr<Field>>& all() const { return fields_; }
@@ -89,18 +96,19 @@ class Fields {
   std::vector<std::unique_ptr<Field>> fields_;
 };
 
-/// Reads `node` (a map, or null for "all defaults") into `fields`. `path` is the dotted prefix used in messages.
-/// `extra_keys` are keys that somebody else reads (e.g. `name` of a method's flat section).
+/// Reads `node` (a map, or null for "all defaults") into `fields`. `path` is the dotted prefix used in
+/// messages. `extra_keys` are keys that somebody else reads (e.g. `name` of a method's flat section).
 void read_fields(const Yaml& node, Fields& fields, const std::string& path,
                  const std::vector<std::string>& extra_keys = {});
 /// The values as YAML, keys in described order, nested sections indented; ends with a newline.
 std::string dump_fields(const Fields& fields, int indent = 0);
-/// "key: type, default, range, unit, help" of one dotted key, or of all keys below it ("" = all). Error kUsage with the
-/// nearest key if there is none.
+/// "key: type, default, range, unit, help" of one dotted key, or of all keys below it ("" = all). Error
+/// kUsage with the nearest key if there is none.
 std::string help_for(const Fields& fields, const std::string& dotted_key, const std::string& prefix = "");
 
 template <class T>
-void read_config(const Yaml& node, T& config, const std::string& path, const std::vector<std::string>& extra_keys = {}) {
+void read_config(const Yaml& node, T& config, const std::string& path,
+                 const std::vector<std::string>& extra_keys = {}) {
   Fields fields;
   config.describe(fields);
   read_fields(node, fields, path, extra_keys);

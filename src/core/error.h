@@ -1,4 +1,5 @@
-// The one exception type of ctxc. Its kind is the exit code of the programs; message and hint are what a user reads:
+// The one exception type of ctxc. Its kind is the exit code of the programs; message and hint are what a user
+// reads:
 //   error: file:line:col: what is wrong (found X, expected Y)
 //   hint: what to do
 #pragma once
@@ -40,7 +41,7 @@ std::string render(const Error& error);
 }  // namespace ctxc
 
 /// Throws Error{kind, fmt::format(message...), hint} unless `condition` holds.
-#define CTXC_CHECK(condition, kind, hint, ...)                                              \
-  do {                                                                                      \
-    if (!(condition)) throw ::ctxc::Error((kind), fmt::format(__VA_ARGS__), (hint));        \
+#define CTXC_CHECK(condition, kind, hint, ...)                                       \
+  do {                                                                               \
+    if (!(condition)) throw ::ctxc::Error((kind), fmt::format(__VA_ARGS__), (hint)); \
   } while (false)

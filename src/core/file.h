@@ -25,8 +25,8 @@ class MappedFile {
   std::shared_ptr<const Mapping> mapping_;
 };
 
-/// A file under construction: a temporary beside `path` that commit() moves into place, and that disappears if commit()
-/// was not reached. write() throws kDisk with path, bytes and free space.
+/// A file under construction: a temporary beside `path` that commit() moves into place, and that disappears
+/// if commit() was not reached. write() throws kDisk with path, bytes and free space.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);
@@ -45,7 +45,8 @@ class AtomicFile {
 void write_file_atomic(const std::string& path, std::string_view text);
 std::string read_file(const std::string& path);
 
-/// Held while a program writes into a folder; a second holder gets Error kBusy naming the process that has it.
+/// Held while a program writes into a folder; a second holder gets Error kBusy naming the process that has
+/// it.
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& directory);
@@ -83,8 +84,9 @@ class Sha256 {
   void* context_;
 };
 
-/// Calls `line(text, number)` for every line of a plain or gzip file (recognised by content), without its end.
-/// Memory stays bounded by the longest line. `-` reads standard input. A broken gzip stream is Error kInput.
+/// Calls `line(text, number)` for every line of a plain or gzip file (recognised by content), without its
+/// end. Memory stays bounded by the longest line. `-` reads standard input. A broken gzip stream is Error
+/// kInput.
 void for_each_line(const std::string& path, const std::function<void(std::string_view, int64_t)>& line);
 
 }  // namespace ctxc

@@ -1,5 +1,6 @@
-// GGUF v3 (llama.cpp's model file): typed metadata, tensor table, quantised blocks. Read only, bounds-checked.
-// Block layouts follow ggml-quants: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K; others are named and refused.
+// GGUF v3 (llama.cpp's model file): typed metadata, tensor table, quantised blocks. Read only,
+// bounds-checked. Block layouts follow ggml-quants: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K;
+// others are named and refused.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -17,10 +18,21 @@ namespace ctxc {
 struct GgufValue {
   using Array = std::vector<GgufValue>;
   std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<std::string>, std::vector<double>,
-               std::vector<int64_t>> value;
+               std::vector<int64_t>>
+      value;
 };
 
-enum class GgufType : uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ8_0 = 8, kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kBF16 = 30 };
+enum class GgufType : uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ8_0 = 8,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kBF16 = 30
+};
 std::string_view name_of(GgufType type);
 
 struct GgufTensor {

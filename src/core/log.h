@@ -1,5 +1,5 @@
-// What a run says: levels on stderr, a progress line on a terminal (plain lines elsewhere), JSON lines in a file.
-// Only this module and the mains print.
+// What a run says: levels on stderr, a progress line on a terminal (plain lines elsewhere), JSON lines in a
+// file. Only this module and the mains print.
 #pragma once
 #include <cstdio>
 #include <fstream>
@@ -12,10 +12,11 @@ namespace ctxc {
 
 enum class LogLevel { kQuiet, kNormal, kVerbose };
 void set_log_level(LogLevel level);
-void log_info(const std::string& text);    ///< one line on stderr; silent when quiet
-void log_warning(const std::string& text); ///< "warning: …", also when quiet
+void log_info(const std::string& text);     ///< one line on stderr; silent when quiet
+void log_warning(const std::string& text);  ///< "warning: …", also when quiet
 
-/// One object per line, flushed line by line so that a killed run keeps its log. Appends (resume) or starts anew.
+/// One object per line, flushed line by line so that a killed run keeps its log. Appends (resume) or starts
+/// anew.
 class JsonLinesFile {
  public:
   JsonLinesFile(const std::string& path, bool append);  ///< kDisk

@@ -30,9 +30,10 @@ class Registry {
   const Entry& at(const std::string& name) const {
     auto it = entries_.find(name);
     if (it == entries_.end())
-      throw Error(ErrorKind::kUsage, fmt::format("unknown {} (found '{}', expected one of: {})", kind_, name,
-                                                 join(names(), ", ")),
-                  did_you_mean(name, names()));
+      throw Error(
+          ErrorKind::kUsage,
+          fmt::format("unknown {} (found '{}', expected one of: {})", kind_, name, join(names(), ", ")),
+          did_you_mean(name, names()));
     return it->second;
   }
   bool contains(const std::string& name) const { return entries_.count(name) > 0; }

@@ -1,6 +1,7 @@
 // The safetensors container: 8 bytes little-endian header length, a JSON header, then the tensors' bytes.
-// Everything is checked against the file before a byte is used: header length, offsets, overlaps, gaps, dtype and shape
-// against the byte count (with overflow), duplicate names. Nothing is copied: views point into the mapping.
+// Everything is checked against the file before a byte is used: header length, offsets, overlaps, gaps, dtype
+// and shape against the byte count (with overflow), duplicate names. Nothing is copied: views point into the
+// mapping.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -53,7 +54,8 @@ class SafetensorsSet {
 };
 
 /// Writes atomically, tensors in the given order, 8-byte aligned header as the format's reference does.
-void write_safetensors(const std::string& path, const std::vector<std::pair<std::string, TensorView>>& tensors,
+void write_safetensors(const std::string& path,
+                       const std::vector<std::pair<std::string, TensorView>>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace ctxc

@@ -1,5 +1,6 @@
-// Bounded wrapper over yaml-cpp: a tree of values that remember file:line:column. No aliases, anchors or tags; limits on
-// bytes, depth and nodes; duplicate keys are an error. yaml-cpp itself appears only in yaml.cpp.
+// Bounded wrapper over yaml-cpp: a tree of values that remember file:line:column. No aliases, anchors or
+// tags; limits on bytes, depth and nodes; duplicate keys are an error. yaml-cpp itself appears only in
+// yaml.cpp.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -27,16 +28,16 @@ class Yaml {
 
   Kind kind() const;
   bool is_null() const { return kind() == Kind::kNull; }
-  std::string where() const;           ///< "file:line:column" or "override 'train.lr=x'"
-  const std::string& scalar() const;   ///< text of a scalar
-  bool quoted() const;                 ///< the scalar was quoted: a string, whatever it looks like
-  const std::vector<Yaml>& items() const;                            ///< of a list
+  std::string where() const;               ///< "file:line:column" or "override 'train.lr=x'"
+  const std::string& scalar() const;       ///< text of a scalar
+  bool quoted() const;                     ///< the scalar was quoted: a string, whatever it looks like
+  const std::vector<Yaml>& items() const;  ///< of a list
   const std::vector<std::pair<std::string, Yaml>>& entries() const;  ///< of a map, in file order
   const Yaml* find(std::string_view key) const;                      ///< of a map; nullptr if absent
   std::string where_key(std::string_view key) const;                 ///< position of the key itself
 
-  /// This document with `dotted.key` set to `value` (maps on the way are made; list items by number). `origin` is what
-  /// where() of the new node says. Error kUsage if a scalar stands in the way.
+  /// This document with `dotted.key` set to `value` (maps on the way are made; list items by number).
+  /// `origin` is what where() of the new node says. Error kUsage if a scalar stands in the way.
   Yaml with(std::string_view dotted_key, const Yaml& value) const;
 
  private:

@@ -11,7 +11,8 @@ int64_t Batch::context_tokens() const {
 int64_t Batch::query_tokens() const {
   int64_t total = 0;
   for (const Example& example : examples)
-    for (const Query& query : example.queries) total += static_cast<int64_t>(query.prompt.size() + query.target.size());
+    for (const Query& query : example.queries)
+      total += static_cast<int64_t>(query.prompt.size() + query.target.size());
   return total;
 }
 

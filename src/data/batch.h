@@ -11,10 +11,10 @@ namespace ctxc {
 
 /// One question (or continuation) that is read after the compressed context.
 struct Query {
-  Tokens prompt;                     ///< read, not supervised ("Question: … Answer:"); empty for continuations
-  Tokens target;                     ///< supervised tokens (answer + EOS, or the continuation); empty in evaluation
-  std::string id;                    ///< qid
-  std::string question;              ///< text, for records and samples
+  Tokens prompt;         ///< read, not supervised ("Question: … Answer:"); empty for continuations
+  Tokens target;         ///< supervised tokens (answer + EOS, or the continuation); empty in evaluation
+  std::string id;        ///< qid
+  std::string question;  ///< text, for records and samples
   std::vector<std::string> answers;  ///< every accepted answer, for scoring
 };
 
@@ -23,7 +23,7 @@ struct Example {
   Tokens context;
   std::vector<Query> queries;
   std::string id;
-  int64_t source_tokens = 0;         ///< context tokens before truncation
+  int64_t source_tokens = 0;  ///< context tokens before truncation
 };
 
 /// One micro-batch.
@@ -34,7 +34,7 @@ struct Batch {
   int64_t padded_length = 0;
 
   int64_t context_tokens() const;
-  int64_t query_tokens() const;      ///< prompts and targets
+  int64_t query_tokens() const;  ///< prompts and targets
   int64_t supervised_tokens() const;
   int64_t queries() const;
 };

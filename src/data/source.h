@@ -1,5 +1,6 @@
 // Data sources: files of several formats become tokenised Examples, held in memory as token ids.
-// Registered formats: mrqa, squad, qa_jsonl, text (text = next-token blocks), synthetic. Globs and folders are allowed.
+// Registered formats: mrqa, squad, qa_jsonl, text (text = next-token blocks), synthetic. Globs and folders
+// are allowed.
 #pragma once
 #include <functional>
 #include <memory>
@@ -15,31 +16,33 @@ namespace ctxc {
 
 /// One entry of data.train / data.valid / data.eval.
 struct SourceConfig {
-  std::string path;                 // file, glob or folder; relative paths below data.root
-  std::string format;               // empty: recognised by content and name
-  std::string name;                 // shown in tables; empty: the file's stem
-  double weight = 1;                // share when sources are mixed (per example, see Batcher)
-  int64_t max_samples = 0;          // 0 = all (contexts for QA, blocks for text)
+  std::string path;         // file, glob or folder; relative paths below data.root
+  std::string format;       // empty: recognised by content and name
+  std::string name;         // shown in tables; empty: the file's stem
+  double weight = 1;        // share when sources are mixed (per example, see Batcher)
+  int64_t max_samples = 0;  // 0 = all (contexts for QA, blocks for text)
   std::string on_bad_line = "error";
-  std::string context_column = "context", question_column = "question", answers_column = "answers", text_column = "text";
+  std::string context_column = "context", question_column = "question", answers_column = "answers",
+              text_column = "text";
   void describe(Fields& f);
 };
 
 /// Lengths and rules that turn text into tokens (section `data`).
 struct ExampleRules {
   int64_t context_tokens = 512;
-  int64_t query_tokens = 128;       // prompt + answer budget
-  int64_t generation_tokens = 128;  // continuation length of text blocks
-  std::string truncate = "head";    // which end of an over-long context is KEPT: head | tail
-  bool char_cut = false;            // parity: cut to the last 6*context_tokens characters first
+  int64_t query_tokens = 128;          // prompt + answer budget
+  int64_t generation_tokens = 128;     // continuation length of text blocks
+  std::string truncate = "head";       // which end of an over-long context is KEPT: head | tail
+  bool char_cut = false;               // parity: cut to the last 6*context_tokens characters first
   bool one_query_per_example = false;  // parity: every question is its own example
-  bool answer_in_window = false;    // drop questions whose answers were all truncated away
-  double reconstruction = 0;        // share of text blocks that repeat their context instead of continuing it
-  bool evaluation = false;          // no targets; every question kept
+  bool answer_in_window = false;       // drop questions whose answers were all truncated away
+  double reconstruction = 0;  // share of text blocks that repeat their context instead of continuing it
+  bool evaluation = false;    // no targets; every question kept
 };
 
 struct SourceStats {
-  int64_t contexts = 0, queries = 0, context_tokens = 0, truncated = 0, answers_lost = 0, bad_lines = 0, dropped = 0;
+  int64_t contexts = 0, queries = 0, context_tokens = 0, truncated = 0, answers_lost = 0, bad_lines = 0,
+          dropped = 0;
 };
 
 class DataSource {
@@ -58,26 +61,27 @@ using SourceFactory =
 Registry<SourceFactory>& source_registry();
 
 /// Opens one entry: resolves path and format, tokenises. Error kInput (file:line) and kUsage.
-std::unique_ptr<DataSource> open_source(const SourceConfig& config, const std::string& root, const ExampleRules& rules,
-                                        const Prompt& prompt);
+std::unique_ptr<DataSource> open_source(const SourceConfig& config, const std::string& root,
+                                        const ExampleRules& rules, const Prompt& prompt);
 
-/// Mixes sources and cuts epochs into micro-batches: a pure function of (seed, step, micro), so nothing but the step has
-/// to be saved. An epoch is a keyed permutation; inside blocks of `bucket_batches` micro-batches examples are sorted by
-/// length so that a batch holds similar lengths, then the batches of the block are permuted again.
+/// Mixes sources and cuts epochs into micro-batches: a pure function of (seed, step, micro), so nothing but
+/// the step has to be saved. An epoch is a keyed permutation; inside blocks of `bucket_batches` micro-batches
+/// examples are sorted by length so that a batch holds similar lengths, then the batches of the block are
+/// permuted again.
 class Batcher {
  public:
   struct Options {
-    int64_t batch = 8;              // contexts in a micro-batch
-    int64_t accumulate = 1;         // micro-batches in a step
-    int64_t bucket_batches = 16;    // 1 = no bucketing
+    int64_t batch = 8;            // contexts in a micro-batch
+    int64_t accumulate = 1;       // micro-batches in a step
+    int64_t bucket_batches = 16;  // 1 = no bucketing
     bool shuffle = true;
     uint64_t seed = 0;
-    int64_t padded_length = 0;      // copied into every Batch
-    int64_t max_queries = 0;        // queries of one context used per visit, drawn anew each epoch; 0 = all
+    int64_t padded_length = 0;  // copied into every Batch
+    int64_t max_queries = 0;    // queries of one context used per visit, drawn anew each epoch; 0 = all
   };
   Batcher(std::vector<std::shared_ptr<DataSource>> sources, std::vector<double> weights, Options options);
   Batch batch(int64_t step, int64_t micro) const;
-  int64_t batches_per_epoch() const;   ///< micro-batches
+  int64_t batches_per_epoch() const;  ///< micro-batches
   std::string fingerprint() const;
 
  private:

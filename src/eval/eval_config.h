@@ -20,7 +20,8 @@ struct EvalConfig {
 
   void describe(Fields& f) {
     f("methods", methods, "full | none | truncate_head | truncate_tail | checkpoint | checkpoint=DIR");
-    f("benchmarks", benchmarks, "sets by name (squad, newsqa, …), found below data.root; empty: the list data.eval");
+    f("benchmarks", benchmarks,
+      "sets by name (squad, newsqa, …), found below data.root; empty: the list data.eval");
     f("limit", limit, "questions of each set, drawn by a fixed permutation; 0 = all").min(0);
     f("batch_tokens", batch_tokens, "context and question tokens decoded together").min(1).unit("tokens");
     f("max_new_tokens", max_new_tokens, "longest answer").min(1).unit("tokens");
@@ -28,7 +29,8 @@ struct EvalConfig {
     f("query_tokens", query_tokens, "longest question with its template; longer ones lose their beginning")
         .min(1)
         .unit("tokens");
-    f("shots_from", shots_from, "training set the solved examples of prompt.shots come from; empty: the first of data.train");
+    f("shots_from", shots_from,
+      "training set the solved examples of prompt.shots come from; empty: the first of data.train");
   }
 };
 

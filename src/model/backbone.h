@@ -1,9 +1,10 @@
 // The Llama that reads: frozen by default, trainable when a run trains the base itself.
 // Two forward paths with the same numbers:
 //   packed  rows one after another, no padding; attention per segment. What training and encoding use.
-//   padded  [B, T] with a mask and an optional KV cache. What generation and `ctxc-inspect trace` use, and the oracle.
-// Hidden state 0 is the embedding, 1..L-1 are outputs of layers, L is the output of the last layer AFTER the final norm
-// (comprexit.md section 1). Keys are cached after RoPE (rotate-half channel order).
+//   padded  [B, T] with a mask and an optional KV cache. What generation and `ctxc-inspect trace` use, and
+//   the oracle.
+// Hidden state 0 is the embedding, 1..L-1 are outputs of layers, L is the output of the last layer AFTER the
+// final norm (comprexit.md section 1). Keys are cached after RoPE (rotate-half channel order).
 #pragma once
 #include <map>
 #include <memory>
@@ -21,40 +22,42 @@ namespace ctxc {
 /// One row of a packed batch.
 struct Segment {
   int64_t length = 0;
-  Tensor mask_TS;            ///< bool [T, prefix + T], true = attends; undefined = causal (prefix fully visible)
-  int64_t prefix_row = -1;   ///< row of PackedRows::prefix this segment reads first; -1 = none
+  Tensor mask_TS;  ///< bool [T, prefix + T], true = attends; undefined = causal (prefix fully visible)
+  int64_t prefix_row = -1;  ///< row of PackedRows::prefix this segment reads first; -1 = none
 };
 
 struct PackedRows {
   Tensor embeds_PD;
-  Tensor positions_P;                 ///< int64
-  std::vector<Segment> segments;      ///< lengths sum to P
-  std::vector<KvPair> prefix;         ///< per layer [B, G, K, E], or empty
-  Tensor prefix_mask_BK;              ///< bool; undefined = all real
+  Tensor positions_P;             ///< int64
+  std::vector<Segment> segments;  ///< lengths sum to P
+  std::vector<KvPair> prefix;     ///< per layer [B, G, K, E], or empty
+  Tensor prefix_mask_BK;          ///< bool; undefined = all real
 };
 
 struct ForwardOptions {
-  std::vector<int64_t> collect;       ///< hidden states to return, in this order; empty = {L}
-  int64_t layers = 0;                 ///< run only the first layers, then the final norm; 0 = all
-  bool keep_kv = false;               ///< also return keys and values of every layer
+  std::vector<int64_t> collect;  ///< hidden states to return, in this order; empty = {L}
+  int64_t layers = 0;            ///< run only the first layers, then the final norm; 0 = all
+  bool keep_kv = false;          ///< also return keys and values of every layer
   const Adapters* adapters = nullptr;
 };
 
 struct ForwardResult {
-  std::vector<Tensor> hidden;         ///< packed [P, D] or padded [B, T, D], in the order of `collect`
-  std::vector<KvPair> kv;             ///< with keep_kv: packed [1, G, P, E] or padded [B, G, T, E]
+  std::vector<Tensor> hidden;  ///< packed [P, D] or padded [B, T, D], in the order of `collect`
+  std::vector<KvPair> kv;      ///< with keep_kv: packed [1, G, P, E] or padded [B, G, T, E]
 };
 
 /// Keys and values of what was read so far, padded path; grows in place.
 class KvCache {
  public:
-  /// Room for `capacity` columns; starts with `prefix` (may be empty) whose columns are real where `mask_BK` says so.
-  KvCache(const LlamaConfig& config, int64_t batch, int64_t capacity, at::ScalarType dtype, const at::Device& device);
+  /// Room for `capacity` columns; starts with `prefix` (may be empty) whose columns are real where `mask_BK`
+  /// says so.
+  KvCache(const LlamaConfig& config, int64_t batch, int64_t capacity, at::ScalarType dtype,
+          const at::Device& device);
   void append(int64_t layer, const Tensor& key_BGTE, const Tensor& value_BGTE);
-  KvPair view(int64_t layer) const;   ///< [B, G, length, E]
+  KvPair view(int64_t layer) const;  ///< [B, G, length, E]
   int64_t length() const { return length_; }
-  void advance(int64_t columns) { length_ += columns; }   ///< after every layer appended
-  void keep_rows(const Tensor& rows_B);                   ///< drop finished rows
+  void advance(int64_t columns) { length_ += columns; }  ///< after every layer appended
+  void keep_rows(const Tensor& rows_B);                  ///< drop finished rows
 
  private:
   std::vector<KvPair> storage_;
@@ -62,10 +65,10 @@ class KvCache {
 };
 
 struct BackboneOptions {
-  std::string dtype = "auto";         ///< auto | float32 | bfloat16: of the stored weights; auto = as in the file
+  std::string dtype = "auto";  ///< auto | float32 | bfloat16: of the stored weights; auto = as in the file
   at::Device device = at::kCPU;
-  bool trainable = false;             ///< float32 parameters with gradients
-  std::string prefix;                 ///< see load_llama_weights
+  bool trainable = false;  ///< float32 parameters with gradients
+  std::string prefix;      ///< see load_llama_weights
   bool allow_extra_rows = false;
 };
 
@@ -73,34 +76,36 @@ class Backbone {
  public:
   static std::shared_ptr<Backbone> load(const std::string& path, const BackboneOptions& options = {});
   /// Fresh weights: normal(0, initializer_range), norms 1; drawn from (seed, stream "backbone").
-  static std::shared_ptr<Backbone> random(const LlamaConfig& config, uint64_t seed, const BackboneOptions& options = {});
+  static std::shared_ptr<Backbone> random(const LlamaConfig& config, uint64_t seed,
+                                          const BackboneOptions& options = {});
 
   const LlamaConfig& config() const { return config_; }
-  const std::string& path() const { return path_; }        ///< "" for random ones
+  const std::string& path() const { return path_; }  ///< "" for random ones
   at::Device device() const;
-  at::ScalarType compute_dtype() const;                    ///< of activations
+  at::ScalarType compute_dtype() const;  ///< of activations
   bool trainable() const;
   /// Every weight under its Hugging Face name, in name order.
   const std::map<std::string, Tensor>& weights() const { return weights_; }
 
-  Tensor embed(const Tensor& ids) const;                   ///< [...] int64 -> [..., D]
+  Tensor embed(const Tensor& ids) const;  ///< [...] int64 -> [..., D]
   /// The output matrix [V, D] in compute dtype (the embedding if tied).
   Tensor head_VD() const;
-  Tensor logits(const Tensor& hidden) const;               ///< [..., D] -> [..., V]; hidden state L
+  Tensor logits(const Tensor& hidden) const;  ///< [..., D] -> [..., V]; hidden state L
 
   ForwardResult forward(const PackedRows& rows, const ForwardOptions& options = {}) const;
-  /// `mask_BT`: bool over the cache's columns and the T new ones (undefined = all real); rows whose query is padding
-  /// give zeros. `positions_BT` int64.
+  /// `mask_BT`: bool over the cache's columns and the T new ones (undefined = all real); rows whose query is
+  /// padding give zeros. `positions_BT` int64.
   ForwardResult forward_padded(const Tensor& embeds_BTD, const Tensor& mask_BS, const Tensor& positions_BT,
                                const ForwardOptions& options = {}, KvCache* cache = nullptr) const;
 
   /// RoPE inverse frequencies [E/2], float32, after llama3 scaling.
   const Tensor& inverse_frequencies() const { return inverse_frequencies_; }
 
-  struct Layer;                                            ///< weights of one layer in compute dtype
+  struct Layer;  ///< weights of one layer in compute dtype
 
  private:
-  Backbone(LlamaConfig config, std::map<std::string, Tensor> weights, const BackboneOptions& options, std::string path);
+  Backbone(LlamaConfig config, std::map<std::string, Tensor> weights, const BackboneOptions& options,
+           std::string path);
   LlamaConfig config_;
   std::string path_;
   std::map<std::string, Tensor> weights_;

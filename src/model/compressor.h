@@ -23,7 +23,8 @@ using Terms = std::map<std::string, Tensor>;
 /// Opaque, savable state of streaming methods.
 using State = std::map<std::string, Tensor>;
 
-/// A packed batch of contexts and their frozen hidden states, computed once and only for the layers asked for.
+/// A packed batch of contexts and their frozen hidden states, computed once and only for the layers asked
+/// for.
 class Context {
  public:
   Context(const Backbone& backbone, std::vector<Tokens> contexts, int64_t padded_length = 0);
@@ -32,19 +33,22 @@ class Context {
   const Backbone& backbone() const { return backbone_; }
   int64_t batch() const { return static_cast<int64_t>(lengths_.size()); }
   const std::vector<int64_t>& lengths() const { return lengths_; }
-  const std::vector<int64_t>& offsets() const { return offsets_; }     ///< first packed index of each row
+  const std::vector<int64_t>& offsets() const { return offsets_; }  ///< first packed index of each row
   int64_t tokens() const { return ids_P_.size(0); }
-  const Tensor& ids_P() const { return ids_P_; }                       ///< int64
+  const Tensor& ids_P() const { return ids_P_; }  ///< int64
   /// Columns of the padded grid (>= the longest row): where `grid: padded` puts its windows.
   int64_t padded_length() const { return padded_length_; }
 
-  /// Frozen hidden states [P, D] of these layers, without autograd (with it only if the backbone trains), computed in
-  /// one pass for all layers of a call and cached. `layers`: run only that many layers (see ForwardOptions).
+  /// Frozen hidden states [P, D] of these layers, without autograd (with it only if the backbone trains),
+  /// computed in one pass for all layers of a call and cached. `layers`: run only that many layers (see
+  /// ForwardOptions).
   std::vector<Tensor> hidden(const std::vector<int64_t>& indices, int64_t layers = 0);
   /// Input embeddings [P, D].
   Tensor embed() const;
   /// Another pass over these tokens, e.g. with adapters and memory tokens; nothing is cached.
-  ForwardResult run(const PackedRows& rows, const ForwardOptions& options) const { return backbone_.forward(rows, options); }
+  ForwardResult run(const PackedRows& rows, const ForwardOptions& options) const {
+    return backbone_.forward(rows, options);
+  }
 
  private:
   const Backbone& backbone_;
@@ -56,7 +60,7 @@ class Context {
 
 struct Compressed {
   Memory memory;
-  Terms aux;      ///< e.g. {"kl", …}: weighted in `objective`, logged
+  Terms aux;  ///< e.g. {"kl", …}: weighted in `objective`, logged
   State state;
 };
 
@@ -64,16 +68,16 @@ enum class Scope { kAmortized, kPerDocument };
 
 /// What a method needs of the backbone, for the planner.
 struct Needs {
-  std::vector<int64_t> hidden;     ///< hidden states read
-  int64_t layers = 0;              ///< layers run; 0 = all
+  std::vector<int64_t> hidden;  ///< hidden states read
+  int64_t layers = 0;           ///< layers run; 0 = all
   bool lora = false, kv = false;
 };
 
 /// What a method is built from besides its own configuration.
 struct CompressorSetup {
   LlamaConfig backbone;
-  std::vector<int64_t> head_ids;   ///< ids in front of the slots (BOS), from Prompt
-  uint64_t seed = 0;               ///< of the initial parameters
+  std::vector<int64_t> head_ids;  ///< ids in front of the slots (BOS), from Prompt
+  uint64_t seed = 0;              ///< of the initial parameters
 };
 
 class Compressor : public torch::nn::Module {
@@ -99,8 +103,8 @@ class Compressor : public torch::nn::Module {
 struct CompressorEntry {
   /// Parses the flat section `compressor` (strictly) and builds the method.
   std::function<std::shared_ptr<Compressor>(const Yaml& section, const CompressorSetup& setup)> create;
-  std::function<std::string(const std::string& key)> help;   ///< help_for() of its configuration
-  std::function<std::string(const Yaml& section)> resolve;   ///< the section with defaults filled in
+  std::function<std::string(const std::string& key)> help;  ///< help_for() of its configuration
+  std::function<std::string(const Yaml& section)> resolve;  ///< the section with defaults filled in
 };
 Registry<CompressorEntry>& compressor_registry();
 
@@ -133,6 +137,7 @@ CompressorEntry compressor_entry() {
 /// At file scope of a method: registers `Class` (which has `struct Config` with describe(), and a constructor
 /// Class(Config, CompressorSetup)) under a name with one line of help.
 #define CTXC_REGISTER_COMPRESSOR(name, Class, help) \
-  static const bool registered_##Class = ::ctxc::compressor_registry().add(name, ::ctxc::detail::compressor_entry<Class>(), help)
+  static const bool registered_##Class =            \
+      ::ctxc::compressor_registry().add(name, ::ctxc::detail::compressor_entry<Class>(), help)
 
 }  // namespace ctxc

@@ -23,15 +23,16 @@ struct LlamaConfig {
   std::optional<RopeScaling> rope_scaling;
   bool tie_word_embeddings = false;
   std::optional<int64_t> bos, pad;
-  std::vector<int64_t> eos;            ///< may be several (Llama-3.1-Instruct)
+  std::vector<int64_t> eos;  ///< may be several (Llama-3.1-Instruct)
   double initializer_range = 0.02;
 
-  /// Error kInput naming every key that is missing or not supported (other architectures, biases, other RoPE scalings).
+  /// Error kInput naming every key that is missing or not supported (other architectures, biases, other RoPE
+  /// scalings).
   static LlamaConfig from_json(const Json& json, const std::string& origin);
   static LlamaConfig from_gguf(const GgufFile& file);
   /// A folder with config.json, a config.json, or a GGUF file.
   static LlamaConfig load(const std::string& path);
-  OrderedJson to_json() const;         ///< a config.json that transformers reads
+  OrderedJson to_json() const;  ///< a config.json that transformers reads
   int64_t parameter_count() const;
 };
 

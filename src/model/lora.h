@@ -13,11 +13,11 @@ namespace ctxc {
 
 enum class Projection { kQ, kK, kV, kO, kGate, kUp, kDown };
 constexpr int kProjections = 7;
-std::string_view name_of(Projection projection);   ///< "q_proj", …
+std::string_view name_of(Projection projection);  ///< "q_proj", …
 
 struct LoraPair {
-  Tensor a_RD;   ///< [R, in]
-  Tensor b_DR;   ///< [out, R]
+  Tensor a_RD;  ///< [R, in]
+  Tensor b_DR;  ///< [out, R]
   double scale = 1;
 };
 

@@ -2,8 +2,12 @@
 
 namespace ctxc {
 
-int64_t Memory::batch() const { return mask_BK.size(0); }
-int64_t Memory::slots() const { return mask_BK.size(1); }
+int64_t Memory::batch() const {
+  return mask_BK.size(0);
+}
+int64_t Memory::slots() const {
+  return mask_BK.size(1);
+}
 
 void number_densely(Memory& memory, int64_t head) {
   const Tensor count_BK = memory.mask_BK.to(at::kLong).cumsum(1);

@@ -1,8 +1,7 @@
 // The untrained references, as methods like any other:
-//   full           every context token is its own slot (ratio 1): the upper reference, and how a base is pre-trained
-//   none           no slot: what the question alone gives
-//   truncate_head  the first ceil(N / ratio) tokens
-//   truncate_tail  the last ceil(N / ratio) tokens
+//   full           every context token is its own slot (ratio 1): the upper reference, and how a base is
+//   pre-trained none           no slot: what the question alone gives truncate_head  the first ceil(N /
+//   ratio) tokens truncate_tail  the last ceil(N / ratio) tokens
 #include <fmt/format.h>
 
 #include "model/compressor.h"
@@ -70,8 +69,10 @@ using TruncateHead = Reference<Keep::kHead>;
 using TruncateTail = Reference<Keep::kTail>;
 CTXC_REGISTER_COMPRESSOR("full", Full, "the whole context, uncompressed: the upper reference");
 CTXC_REGISTER_COMPRESSOR("none", None, "no context at all: the lower reference");
-CTXC_REGISTER_COMPRESSOR("truncate_head", TruncateHead, "the first tokens of the context, as many as there would be slots");
-CTXC_REGISTER_COMPRESSOR("truncate_tail", TruncateTail, "the last tokens of the context, as many as there would be slots");
+CTXC_REGISTER_COMPRESSOR("truncate_head", TruncateHead,
+                         "the first tokens of the context, as many as there would be slots");
+CTXC_REGISTER_COMPRESSOR("truncate_tail", TruncateTail,
+                         "the last tokens of the context, as many as there would be slots");
 
 }  // namespace
 }  // namespace ctxc
