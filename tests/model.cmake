@@ -1,0 +1,1 @@
+ctxc_test(numerics_test model SOURCES unit/numerics_test.cpp)
