@@ -20,5 +20,8 @@ string(REPLACE ";" "." CTXC_TORCH_VERSION "${ctxc_torch_numbers}")
 add_library(ctxc_torch INTERFACE)
 target_include_directories(ctxc_torch SYSTEM INTERFACE ${ctxc_torch_dir}/include
                                                        ${ctxc_torch_dir}/include/torch/csrc/api/include)
+# The wheel ships a newer fmt than the system's and its headers win; its compiled half is not there, so it is used
+# header-only. (The versions live in different inline namespaces, so core's own fmt stays apart.)
+target_compile_definitions(ctxc_torch INTERFACE FMT_HEADER_ONLY=1)
 target_link_libraries(ctxc_torch INTERFACE ${ctxc_torch_dir}/lib/libtorch_cpu.so ${ctxc_torch_dir}/lib/libc10.so)
 target_link_options(ctxc_torch INTERFACE -Wl,--disable-new-dtags -Wl,-rpath,${ctxc_torch_dir}/lib)
