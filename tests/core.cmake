@@ -1,1 +1,2 @@
 ctxc_test(error_test core SOURCES unit/error_test.cpp)
+ctxc_test(cli_test core SOURCES unit/cli_test.cpp)
