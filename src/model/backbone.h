@@ -6,6 +6,7 @@
 // Hidden state 0 is the embedding, 1..L-1 are outputs of layers, L is the output of the last layer AFTER the
 // final norm (comprexit.md section 1). Keys are cached after RoPE (rotate-half channel order).
 #pragma once
+#include <array>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,6 +19,9 @@
 #include "model/shapes.h"
 
 namespace ctxc {
+
+class Attention;
+struct RopeTable;
 
 /// One row of a packed batch.
 struct Segment {
@@ -53,7 +57,9 @@ class KvCache {
   /// says so.
   KvCache(const LlamaConfig& config, int64_t batch, int64_t capacity, at::ScalarType dtype,
           const at::Device& device);
-  void append(int64_t layer, const Tensor& key_BGTE, const Tensor& value_BGTE);
+  /// Writes new columns behind length() and returns everything up to them. Error kInternal if there is no
+  /// room.
+  KvPair append(int64_t layer, const Tensor& key_BGTE, const Tensor& value_BGTE);
   KvPair view(int64_t layer) const;  ///< [B, G, length, E]
   int64_t length() const { return length_; }
   void advance(int64_t columns) { length_ += columns; }  ///< after every layer appended
@@ -101,15 +107,27 @@ class Backbone {
   /// RoPE inverse frequencies [E/2], float32, after llama3 scaling.
   const Tensor& inverse_frequencies() const { return inverse_frequencies_; }
 
-  struct Layer;  ///< weights of one layer in compute dtype
+  /// Stored weights of one layer (they share storage with weights()).
+  struct Layer {
+    Tensor input_norm_D, post_norm_D;
+    std::array<Tensor, kProjections> projection;  ///< indexed by Projection
+  };
 
  private:
   Backbone(LlamaConfig config, std::map<std::string, Tensor> weights, const BackboneOptions& options,
            std::string path);
+  /// Both paths: x [P, D], where the rows of `batch` equal blocks are laid one after another (packed: batch =
+  /// 1).
+  ForwardResult run(Tensor x_PD, const Tensor& positions_P, int64_t batch, Attention& attention,
+                    const ForwardOptions& options) const;
+  Tensor run_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope, Attention& attention,
+                   const Adapters* adapters, KvPair* kept) const;
+
   LlamaConfig config_;
   std::string path_;
   std::map<std::string, Tensor> weights_;
-  Tensor inverse_frequencies_;
+  std::vector<Layer> layers_;
+  Tensor embedding_VD_, head_VD_, norm_D_, inverse_frequencies_;
   bool trainable_ = false;
 };
 

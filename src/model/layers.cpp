@@ -1,0 +1,82 @@
+#include "model/layers.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <cmath>
+#include <numbers>
+
+namespace ctxc {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+/// y = x W^T with a frozen W of a narrower type: only W as stored is kept for backward.
+struct WideningLinear : Function<WideningLinear> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight) {
+    context->save_for_backward({weight});
+    return at::linear(x, weight.to(x.scalar_type()));
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const Tensor weight = context->get_saved_variables()[0];
+    return {at::matmul(grads[0], weight.to(grads[0].scalar_type())), Tensor()};
+  }
+};
+
+}  // namespace
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight_D, double eps) {
+  const Tensor wide = x.to(at::kFloat);
+  const Tensor scale = wide.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
+  return (wide * scale * weight_D.to(at::kFloat)).to(x.scalar_type());
+}
+
+Tensor swiglu(const Tensor& gate, const Tensor& up) {
+  return at::silu(gate) * up;
+}
+
+Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lora) {
+  Tensor y;
+  if (weight.scalar_type() == x.scalar_type()) {
+    y = at::linear(x, weight);
+  } else if (x.requires_grad() && at::GradMode::is_enabled()) {
+    y = WideningLinear::apply(x, weight);
+  } else {
+    y = at::linear(x, weight.to(x.scalar_type()));
+  }
+  if (!lora) return y;
+  const Tensor low = at::linear(x, lora->a_RD.to(x.scalar_type()));
+  return y + at::linear(low, lora->b_DR.to(x.scalar_type())) * lora->scale;
+}
+
+Tensor rope_inverse_frequencies(const LlamaConfig& config) {
+  // float32 throughout, as transformers computes them: at large positions the rounding is visible in the
+  // angles.
+  const Tensor exponent = at::arange(0, config.head_dim, 2, at::kLong).to(at::kFloat) / config.head_dim;
+  Tensor frequency = at::pow(at::Scalar(config.rope_theta), exponent).reciprocal();
+  if (!config.rope_scaling) return frequency;
+  const RopeScaling& scaling = *config.rope_scaling;
+  const double context = static_cast<double>(scaling.original_max_position);
+  const Tensor wavelength = frequency.reciprocal() * (2 * std::numbers::pi);
+  const Tensor slow = frequency / scaling.factor;
+  const Tensor smooth =
+      (context / wavelength - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+  const Tensor between = (1 - smooth) * slow + smooth * frequency;
+  const Tensor is_low = wavelength > context / scaling.low_freq_factor;
+  const Tensor is_high = wavelength < context / scaling.high_freq_factor;
+  return at::where(is_low, slow, at::where(is_high, frequency, between));
+}
+
+RopeTable rope_table(const Tensor& inverse_frequencies, const Tensor& positions_P, at::ScalarType dtype) {
+  const Tensor angle = (positions_P.to(at::kFloat).unsqueeze(-1) * inverse_frequencies).unsqueeze(1);
+  return {angle.cos().to(dtype), angle.sin().to(dtype)};
+}
+
+Tensor apply_rope(const Tensor& x_PHE, const RopeTable& table) {
+  const auto halves = x_PHE.chunk(2, -1);
+  return at::cat(
+      {halves[0] * table.cos - halves[1] * table.sin, halves[1] * table.cos + halves[0] * table.sin}, -1);
+}
+
+}  // namespace ctxc

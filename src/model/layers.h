@@ -1,0 +1,37 @@
+// The parts of a Llama layer that need no state:
+//   RMSNorm   y = w * x / sqrt(mean(x^2) + eps)                              (Zhang and Sennrich, 2019)
+//   SwiGLU    y = silu(gate) * up                                            (Shazeer, 2020)
+//   RoPE      (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) on the halves of a head, angle = position *
+//   frequency
+//             (Su et al., 2021; "rotate-half" channel order), frequencies scaled as Llama-3.1 does when asked
+#pragma once
+#include "model/llama_config.h"
+#include "model/lora.h"
+#include "model/shapes.h"
+
+namespace ctxc {
+
+/// x [..., D] in any float type, computed in float32, returned in the type of x.
+Tensor rms_norm(const Tensor& x, const Tensor& weight_D, double eps);
+
+/// gate, up [..., F].
+Tensor swiglu(const Tensor& gate, const Tensor& up);
+
+/// x [..., in] times weight [out, in], plus the adapter's scale * B (A x). A weight of another type than x (a
+/// mapped bfloat16 one) is widened for the product and forgotten; backward widens it again instead of keeping
+/// it.
+Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lora = nullptr);
+
+/// [E/2] float32, after llama3 scaling.
+Tensor rope_inverse_frequencies(const LlamaConfig& config);
+
+/// Cosines and sines of P positions, [P, 1, E/2] each.
+struct RopeTable {
+  Tensor cos, sin;
+};
+RopeTable rope_table(const Tensor& inverse_frequencies, const Tensor& positions_P, at::ScalarType dtype);
+
+/// x [P, heads, E].
+Tensor apply_rope(const Tensor& x_PHE, const RopeTable& table);
+
+}  // namespace ctxc
