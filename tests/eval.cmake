@@ -1,0 +1,1 @@
+ctxc_test(chart_test eval SOURCES unit/chart_test.cpp)
