@@ -3,9 +3,11 @@
 //   struct TrainConfig {
 //     double lr = 1e-4;
 //     std::string schedule = "linear";
+//     std::vector<DataSet> data;                    // DataSet has its own describe()
 //     void describe(Fields& f) {
 //       f("lr", lr, "peak learning rate").above(0);
 //       f("schedule", schedule, "decay after warm-up").one_of({"linear", "cosine", "constant"});
+//       f.list("data", data, "what to train on");
 //     }
 //   };
 //
@@ -27,7 +29,31 @@ namespace ctxc {
 
 class Fields;
 
-/// One key. The setters narrow what it accepts; they return *this so that they chain.
+/// How to reach the items of a list of structs.
+struct ListAccess {
+  std::function<void(Fields&)> describe_default;     ///< keys of an item with its defaults, for help
+  std::function<void(size_t)> assign;                ///< that many items with defaults
+  std::function<void(size_t, Fields&)> describe_at;  ///< keys of one item there is
+  std::function<size_t()> size;
+};
+
+/// What is known about one key.
+struct FieldSpec {
+  std::string key, help, type, unit;  ///< type: "an integer", "a list of strings"
+  double min = -std::numeric_limits<double>::infinity(), max = std::numeric_limits<double>::infinity();
+  bool open_min = false, open_max = false, required = false;
+  std::vector<std::string> choices;
+  /// Sets the member from a value, or Error kUsage; `path` is the key's dotted name. Empty for sections and
+  /// lists.
+  std::function<void(const Yaml&, const FieldSpec&, const std::string& path)> read;
+  std::function<std::string(int indent)> write;  ///< YAML after "key:" of the value now, with its line end
+  std::function<void(Fields&)> section;          ///< describe() of a nested struct, else empty
+  std::optional<ListAccess> list;                ///< of a list of structs
+  /// "an integer from 1 to 8", "one of: a, b"
+  std::string expected() const;
+};
+
+/// One key. The setters narrow what it accepts (every item, of a list); they return *this so that they chain.
 class Field {
  public:
   Field& min(double lowest);   ///< value >= lowest
@@ -37,23 +63,17 @@ class Field {
   Field& one_of(std::vector<std::string> values);
   Field& unit(std::string unit);  ///< shown in help: "tokens", "seconds"
   Field& required();              ///< an absent key is an error
+  const FieldSpec& spec() const { return spec_; }
 
  private:
   friend class Fields;
-  std::string key_, help_, type_, unit_;
-  double min_ = -std::numeric_limits<double>::infinity(), max_ = std::numeric_limits<double>::infinity();
-  bool open_min_ = false, open_max_ = false, required_ = false;
-  std::vector<std::string> choices_;
-  std::function<void(const Yaml&, const Field&)> read_;
-  std::function<std::string()> write_;     ///< YAML flow text of the value now
-  std::function<void(Fields&)> children_;  ///< describe() of a nested struct, else empty
-  std::function<void(Fields&)> item_;      ///< describe() of a list's item, else empty
-  friend struct FieldAccess;
+  FieldSpec spec_;
 };
 
 /// Collects the keys of one struct. Supported members: bool, int64_t, double, std::string, std::vector of the
 /// last three, std::optional of the first four (null = absent), nested structs and std::vector of structs
-/// with describe(), and Yaml (a raw sub-tree, checked by whoever reads it later).
+/// with describe(), and Yaml (a raw sub-tree, checked by whoever reads it later). The members must outlive
+/// the Fields.
 class Fields {
  public:
   Field& operator()(const std::string& key, bool& value, const std::string& help);
@@ -74,36 +94,40 @@ class Fields {
   }
   template <class T>
   Field& list(const std::string& key, std::vector<T>& items, const std::string& help) {
-    return add_list(
-        key, help,
-        [](Fields& fields) {
-          static thread_local T item;
-          item = T{};
-          item.describe(fields);
-        },
-        [&items](size_t count) { items.assign(count, T{}); },
-        [&items](size_t index, Fields& fields) { items[index].describe(fields); },
-        [&items] { return items.size(); });
+    return add_list(key, help,
+                    {.describe_default =
+                         [](Fields& fields) {
+                           static thread_local T item;  // outlives the Fields that point into it
+                           item = T{};
+                           item.describe(fields);
+                         },
+                     .assign = [&items](size_t count) { items.assign(count, T{}); },
+                     .describe_at = [&items](size_t index, Fields& fields) { items[index].describe(fields); },
+                     .size = [&items] { return items.size(); }});
   }
 
   const std::vector<std::unique_ptr<Field>>& all() const { return fields_; }
 
  private:
+  template <class T>
+  Field& add_value(const std::string& key, T& value, const std::string& help);
+  Field& add(const std::string& key, const std::string& help, const std::string& type);
   Field& add_section(const std::string& key, const std::string& help, std::function<void(Fields&)> describe);
-  Field& add_list(const std::string& key, const std::string& help, std::function<void(Fields&)> describe_item,
-                  std::function<void(size_t)> resize, std::function<void(size_t, Fields&)> describe_at,
-                  std::function<size_t()> size);
+  Field& add_list(const std::string& key, const std::string& help, ListAccess access);
   std::vector<std::unique_ptr<Field>> fields_;
 };
 
 /// Reads `node` (a map, or null for "all defaults") into `fields`. `path` is the dotted prefix used in
-/// messages. `extra_keys` are keys that somebody else reads (e.g. `name` of a method's flat section).
+/// messages. `extra_keys` are keys that somebody else reads (e.g. `name` of a method's flat section). One
+/// Error kUsage names every problem.
 void read_fields(const Yaml& node, Fields& fields, const std::string& path,
                  const std::vector<std::string>& extra_keys = {});
-/// The values as YAML, keys in described order, nested sections indented; ends with a newline.
+/// The values as YAML, keys in described order, nested sections indented; ends with a newline. "" without
+/// fields.
 std::string dump_fields(const Fields& fields, int indent = 0);
-/// "key: type, default, range, unit, help" of one dotted key, or of all keys below it ("" = all). Error
-/// kUsage with the nearest key if there is none.
+/// Type, range, unit, default and help of one dotted key, or of all keys below it ("" = all). `prefix`
+/// (dotted) is put before the keys shown, and may stand before `dotted_key`. Error kUsage with the nearest
+/// key if there is none.
 std::string help_for(const Fields& fields, const std::string& dotted_key, const std::string& prefix = "");
 
 template <class T>

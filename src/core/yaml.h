@@ -17,12 +17,16 @@ struct YamlLimits {
   size_t max_nodes = 100'000;
 };
 
+class YamlBuilder;
+
 /// A node of a parsed document. Cheap to copy (shared, immutable but for with()).
 class Yaml {
  public:
   enum class Kind { kNull, kScalar, kList, kMap };
 
   Yaml();  ///< null, origin "<none>"
+  /// Error kUsage "origin:line:column: …" on anything that is not one document of plain YAML within the
+  /// limits.
   static Yaml parse(std::string_view text, const std::string& origin, YamlLimits limits = {});
   static Yaml load(const std::string& path, YamlLimits limits = {});
 
@@ -36,12 +40,15 @@ class Yaml {
   const Yaml* find(std::string_view key) const;                      ///< of a map; nullptr if absent
   std::string where_key(std::string_view key) const;                 ///< position of the key itself
 
-  /// This document with `dotted.key` set to `value` (maps on the way are made; list items by number).
-  /// `origin` is what where() of the new node says. Error kUsage if a scalar stands in the way.
+  /// This document with `dotted.key` set to `value`: maps on the way are made, list items are numbers (the
+  /// number after the last appends). Error kUsage, at value's where(), if a scalar stands in the way.
   Yaml with(std::string_view dotted_key, const Yaml& value) const;
 
  private:
+  friend class YamlBuilder;
+  friend std::pair<std::string, Yaml> parse_override(const std::string& text);
   struct Node;
+  static Yaml parse_text(std::string_view text, const std::string& origin, YamlLimits limits, bool positions);
   std::shared_ptr<const Node> node_;
 };
 
