@@ -11,12 +11,13 @@
 #include "core/registry.h"
 #include "data/batch.h"
 #include "data/prompt.h"
+#include "data/synthetic.h"
 
 namespace ctxc {
 
 /// One entry of data.train / data.valid / data.eval.
 struct SourceConfig {
-  std::string path;         // file, glob or folder; relative paths below data.root
+  std::string path;         // file, glob or folder below data.root; "tiny-facts" for generated data
   std::string format;       // empty: recognised by content and name
   std::string name;         // shown in tables; empty: the file's stem
   double weight = 1;        // share when sources are mixed (per example, see Batcher)
@@ -24,6 +25,7 @@ struct SourceConfig {
   std::string on_bad_line = "error";
   std::string context_column = "context", question_column = "question", answers_column = "answers",
               text_column = "text";
+  SyntheticConfig synthetic;  // read by the format synthetic alone
   void describe(Fields& f);
 };
 
@@ -36,10 +38,13 @@ struct ExampleRules {
   bool char_cut = false;               // parity: cut to the last 6*context_tokens characters first
   bool one_query_per_example = false;  // parity: every question is its own example
   bool answer_in_window = false;       // drop questions whose answers were all truncated away
-  double reconstruction = 0;  // share of text blocks that repeat their context instead of continuing it
-  bool evaluation = false;    // no targets; every question kept
+  double reconstruction = 0;    // share of text blocks that repeat their context instead of continuing it
+  bool drop_remainder = false;  // parity: documents in groups of 1000, the last partial block of each dropped
+  bool evaluation = false;      // no targets, every question kept; query_tokens bounds the prompt
 };
 
+/// `truncated`: contexts that lost tokens; `answers_lost`: questions none of whose answers (that the whole
+/// context holds) is left in the window; `dropped`: questions without answers, or filtered.
 struct SourceStats {
   int64_t contexts = 0, queries = 0, context_tokens = 0, truncated = 0, answers_lost = 0, bad_lines = 0,
           dropped = 0;
@@ -50,6 +55,8 @@ class DataSource {
   virtual ~DataSource() = default;
   virtual int64_t size() const = 0;
   virtual Example example(int64_t index) const = 0;
+  /// Context tokens of example `index`.
+  virtual int64_t length(int64_t index) const { return static_cast<int64_t>(example(index).context.size()); }
   /// SHA-256 over the files' bytes, the rules and the tokenizer: a resumed run refuses changed data.
   virtual std::string fingerprint() const = 0;
   virtual const SourceStats& stats() const = 0;
@@ -60,14 +67,18 @@ using SourceFactory =
     std::function<std::unique_ptr<DataSource>(const SourceConfig&, const ExampleRules&, const Prompt&)>;
 Registry<SourceFactory>& source_registry();
 
-/// Opens one entry: resolves path and format, tokenises. Error kInput (file:line) and kUsage.
+/// Opens one entry: resolves path and format, tokenises. Error kInput (file:line, or if nothing is left) and
+/// kUsage.
 std::unique_ptr<DataSource> open_source(const SourceConfig& config, const std::string& root,
                                         const ExampleRules& rules, const Prompt& prompt);
 
 /// Mixes sources and cuts epochs into micro-batches: a pure function of (seed, step, micro), so nothing but
 /// the step has to be saved. An epoch is a keyed permutation; inside blocks of `bucket_batches` micro-batches
 /// examples are sorted by length so that a batch holds similar lengths, then the batches of the block are
-/// permuted again.
+/// permuted again. Every example of an epoch comes exactly once; an epoch's last batch may be smaller.
+/// Weights compare examples, not sources: with weights 1 and 3 an example of the second source is seen three
+/// times as often. The smallest weight counts as once an epoch; a source repeats nothing before all of it
+/// came.
 class Batcher {
  public:
   struct Options {

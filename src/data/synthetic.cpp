@@ -84,7 +84,7 @@ constexpr std::array<Filler, 8> kFillers = {{{0, "It often rains in {v}"},
                                              {2, "The school was built in {v}"},
                                              {3, "There is a {v} near the road"},
                                              {4, "The market sells {v}"},
-                                             {4, "There is no {v} in the town"},
+                                             {4, "The town has no {v}"},
                                              {5, "Nobody here plays {v}"}}};
 const Words kLeads = {"Notes:", "News:", "The people of the town:", "Here is what we know:"};
 constexpr uint64_t kValidShare = 8;  ///< one set of facts in so many is valid
