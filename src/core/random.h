@@ -41,8 +41,8 @@ class CounterRng {
   double spare_ = 0;
 };
 
-/// A permutation of 0..size-1 that depends on (seed, stream, epoch) alone and needs no table: a four-round
-/// Feistel network over the next even power of two with cycle walking.
+/// A permutation of 0..size-1 that depends on (seed, stream, epoch) alone and needs no table: a six-round
+/// Feistel network over the next even power of two (at least 256), with cycle walking.
 class KeyedPermutation {
  public:
   KeyedPermutation(uint64_t size, uint64_t seed, std::string_view stream, uint64_t epoch = 0);
