@@ -1,0 +1,74 @@
+#include "model/objective.h"
+
+#include "core/error.h"
+#include "model/loss.h"
+#include "model/reading.h"
+
+namespace ctxc {
+namespace {
+
+class CrossEntropy : public Objective {
+ public:
+  Terms operator()(const Backbone& backbone, const Memory& memory, const Batch& batch,
+                   const StepKey&) override {
+    const Reading reading = read_memory(backbone, memory, batch);
+    CTXC_CHECK(reading.target_M.numel() > 0, ErrorKind::kInput, "see what the data holds with --dry-run",
+               "objective ce: a batch of {} examples has no supervised token", batch.examples.size());
+    const Tensor hidden_PD = backbone.forward(reading.rows).hidden[0];
+    return {{"ce", chunked_cross_entropy(hidden_PD.index_select(0, reading.source_M), backbone.head_VD(),
+                                         reading.target_M)}};
+  }
+};
+
+/// What is read of a query while it is learned: the last target token predicts nothing and stays out.
+Tokens read_part(const Query& query) {
+  Tokens text = query.prompt;
+  text.insert(text.end(), query.target.begin(), query.target.end() - 1);
+  return text;
+}
+
+}  // namespace
+
+Registry<ObjectiveFactory>& objective_registry() {
+  static Registry<ObjectiveFactory> registry = [] {
+    Registry<ObjectiveFactory> made("objective");
+    made.add(
+        "ce", [] { return std::make_unique<CrossEntropy>(); },
+        "cross-entropy of the supervised tokens read after the memory");
+    return made;
+  }();
+  return registry;
+}
+
+Reading read_memory(const Backbone& backbone, const Memory& memory, const Batch& batch) {
+  std::vector<Continuations> groups;
+  for (size_t row = 0; row < batch.examples.size(); ++row) {
+    Continuations group{.row = static_cast<int64_t>(row), .texts = {}};
+    for (const Query& query : batch.examples[row].queries)
+      if (!query.target.empty()) group.texts.push_back(read_part(query));
+    if (!group.texts.empty()) groups.push_back(std::move(group));
+  }
+  PackedReading packed = pack_reading(backbone, memory, groups);
+
+  std::vector<int64_t> sources, targets;
+  for (size_t index = 0; index < groups.size(); ++index) {
+    const Example& example = batch.examples[groups[index].row];
+    size_t text = 0;
+    for (const Query& query : example.queries) {
+      if (query.target.empty()) continue;
+      const int64_t first = packed.first[index][text++] + static_cast<int64_t>(query.prompt.size());
+      // What stands before the first target token: the prompt, or the end of head and slots.
+      const bool follows_prefix = query.prompt.empty();
+      CTXC_CHECK(!follows_prefix || packed.prefix[index] > 0, ErrorKind::kUsage,
+                 "give the decoder a BOS token (prompt.bos) or the queries a prompt",
+                 "objective ce: nothing stands before the first target token of '{}'", example.id);
+      sources.push_back(follows_prefix ? packed.start[index] + packed.prefix[index] - 1 : first - 1);
+      for (size_t i = 1; i < query.target.size(); ++i) sources.push_back(first + static_cast<int64_t>(i) - 1);
+      targets.insert(targets.end(), query.target.begin(), query.target.end());
+    }
+  }
+  return {std::move(packed.rows), at::tensor(sources, at::kLong).to(backbone.device()),
+          at::tensor(targets, at::kLong).to(backbone.device())};
+}
+
+}  // namespace ctxc
