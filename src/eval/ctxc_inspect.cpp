@@ -1,0 +1,11 @@
+// ctxc-inspect: looks into files and methods. Only dispatches; every command is in a file of its own.
+#include "core/cli.h"
+#include "eval/inspect.h"
+
+int main(int argc, char** argv) {
+  return ctxc::run_main([&] {
+    ctxc::Subcommands program("ctxc-inspect", "Looks inside models, checkpoints, memories and methods.");
+    ctxc::add_inspect_tokenize(program);
+    return program.run(argc, argv);
+  });
+}

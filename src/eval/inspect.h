@@ -1,0 +1,10 @@
+// The commands of ctxc-inspect, one file each (inspect_NAME.cpp).
+#pragma once
+#include "core/cli.h"
+
+namespace ctxc {
+
+/// tokenize: the token ids of the texts in a JSON list.
+void add_inspect_tokenize(Subcommands& program);
+
+}  // namespace ctxc
