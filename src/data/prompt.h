@@ -1,5 +1,9 @@
 // The only place where BOS, EOS and template strings are decided: for training, evaluation and export alike.
+// What a decoder reads: head, slots (or the context itself), query, answer. The query is one string
+//   question_prefix + question + answer_prompt
+// and the answer is tokenised apart from it, so that training and generation see the same boundary.
 #pragma once
+#include <span>
 #include <string>
 #include <vector>
 
@@ -21,8 +25,14 @@ struct PromptConfig {
   void describe(Fields& f);
 };
 
+/// An example with its answer, shown to a model that was not trained on the task.
+struct SolvedExample {
+  std::string context, question, answer;
+};
+
 class Prompt {
  public:
+  /// Error kInput if the tokenizer lacks EOS, or BOS where head or context_bos ask for it.
   Prompt(PromptConfig config, Tokenizer tokenizer);
   const PromptConfig& config() const { return config_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
@@ -31,13 +41,20 @@ class Prompt {
   std::string clean_context(const std::string& text) const;
   std::string clean_question(const std::string& text) const;
   std::string clean_answer(const std::string& text) const;
-  Tokens context_ids(const std::string& context) const;  ///< cleaned, tokenised, not truncated
-  Tokens query_ids(const std::string& question) const;   ///< cleaned, template applied
-  Tokens answer_ids(const std::string& answer) const;    ///< with EOS
-  /// The generated tokens as the answer that is scored.
+  /// Cleaned, tokenised, not truncated. With context_bos the first id is BOS: who truncates keeps it.
+  Tokens context_ids(const std::string& context) const;
+  /// Cleaned, template applied. With split_question, `max_question_tokens` > 0 keeps that many tokens of the
+  /// question from its beginning (the peer's evaluation: 64); the answer prompt is always whole.
+  Tokens query_ids(const std::string& question, int64_t max_question_tokens = 0) const;
+  Tokens answer_ids(const std::string& answer) const;  ///< with EOS
+  /// Solved examples in the layout of the real one (context, query, answer), each followed by an empty line.
+  /// The reader sees head_ids(), this, context_ids(), query_ids(). `max_context_tokens` > 0 keeps the
+  /// beginnings of the examples' contexts; BOS is not repeated inside.
+  Tokens few_shot_prefix(std::span<const SolvedExample> examples, int64_t max_context_tokens = 0) const;
+  /// The generated tokens (up to EOS) as the answer that is scored.
   std::string extract_answer(const Tokens& generated) const;
   TokenId eos() const;
-  TokenId pad() const;
+  TokenId pad() const;  ///< EOS if the tokenizer has none
 
  private:
   PromptConfig config_;

@@ -239,8 +239,7 @@ Tokens Tokenizer::encode(std::string_view text, bool add_special) const {
 std::string Tokenizer::decode(std::span<const TokenId> ids, bool skip_special) const {
   std::string bytes;
   for (const TokenId id : ids) {
-    CTXC_CHECK(id >= 0 && id < static_cast<TokenId>(impl_->entries.size()) && impl_->entries[id].exists,
-               ErrorKind::kInput, "the ids belong to another tokenizer",
+    CTXC_CHECK(contains(id), ErrorKind::kInput, "the ids belong to another tokenizer",
                "{}: there is no token with the id {}", impl_->origin, id);
     const auto& entry = impl_->entries[id];
     if (!entry.special || !skip_special) bytes += entry.bytes;
@@ -270,8 +269,12 @@ std::optional<TokenId> Tokenizer::find(std::string_view token) const {
   return found == impl_->ids.end() ? std::nullopt : std::optional(found->second);
 }
 
+bool Tokenizer::contains(TokenId id) const {
+  return id >= 0 && id < static_cast<TokenId>(impl_->entries.size()) && impl_->entries[id].exists;
+}
+
 bool Tokenizer::is_special(TokenId id) const {
-  return id >= 0 && id < static_cast<TokenId>(impl_->entries.size()) && impl_->entries[id].special;
+  return contains(id) && impl_->entries[id].special;
 }
 
 const std::string& Tokenizer::chat_template() const {

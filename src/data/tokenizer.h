@@ -37,6 +37,7 @@ class Tokenizer {
   std::optional<TokenId> pad() const;                         ///< none: callers fall back to eos
   std::optional<TokenId> find(std::string_view token) const;  ///< exact vocabulary or added-token string
   bool is_special(TokenId id) const;
+  bool contains(TokenId id) const;  ///< a model may have more rows than the tokenizer has tokens
   /// Chat template (Jinja text) if the files have one, else "".
   const std::string& chat_template() const;
   /// SHA-256 of a canonical dump of vocabulary, merges and special tokens: equal for the HF and GGUF form of
