@@ -1,4 +1,4 @@
-// GGUF v3 (llama.cpp's model file): typed metadata, tensor table, quantised blocks. Read only,
+// GGUF v2 and v3 (llama.cpp's model file): typed metadata, tensor table, quantised blocks. Read only,
 // bounds-checked. Block layouts follow ggml-quants: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K;
 // others are named and refused.
 #pragma once
@@ -14,9 +14,9 @@
 
 namespace ctxc {
 
-/// Metadata values; all integer widths widen to 64 bits, float32 to double.
+/// Metadata values; all integer widths widen to 64 bits, float32 to double; booleans in arrays become 0
+/// and 1.
 struct GgufValue {
-  using Array = std::vector<GgufValue>;
   std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<std::string>, std::vector<double>,
                std::vector<int64_t>>
       value;
