@@ -321,14 +321,19 @@ TEST(Completion, BashOffersOptionsAndCommands) {
   EXPECT_EQ(try_shell("bash", completion_script(with_commands(), "bash"), body), 0);
 }
 
-TEST(Completion, ZshAndFishScriptsParse) {
+TEST(Completion, ZshAndFishScriptsWorkWhereTheShellsAre) {
   const std::string zsh = completion_script(with_commands(), "zsh"),
                     fish = completion_script(with_commands(), "fish");
   EXPECT_NE(zsh.find("'--gold[the \\[right\\] answers\\: a file]:FILE:_files'"), std::string::npos) << zsh;
   EXPECT_NE(fish.find("complete -c ctxc-eval -n '__fish_seen_subcommand_from score' -l gold"),
             std::string::npos);
   EXPECT_NE(fish.find("-d 'it'\\''s the metric: alone'"), std::string::npos) << fish;
-  const int zsh_status = try_shell("zsh -n", zsh, ""), fish_status = try_shell("fish --no-execute", fish, "");
+  const std::string fish_body =
+      "test (complete -C 'ctxc-eval score --go' | cut -f 1) = --gold; or exit 3\n"
+      "test (complete -C 'ctxc-eval sco' | cut -f 1) = score; or exit 4\n"
+      "test (count (complete -C 'ctxc-eval score --resu')) = 0; or exit 5\n";
+  const int zsh_status = try_shell("zsh -n", zsh, ""),
+            fish_status = try_shell("fish --no-config", fish, fish_body);
   EXPECT_TRUE(zsh_status == 0 || zsh_status == 127) << zsh;
   EXPECT_TRUE(fish_status == 0 || fish_status == 127) << fish;
 }

@@ -1,5 +1,8 @@
 #include "core/log.h"
 
+#include <pty.h>
+#include <unistd.h>
+
 #include <limits>
 
 #include "core/error.h"
@@ -54,6 +57,45 @@ TEST(Progress, IsSilentWhenQuietOrUnused) {
   EXPECT_EQ(stderr_of([] { Progress("step", 2, 0).update(1, ""); }), "");
   set_log_level(LogLevel::kNormal);
   EXPECT_EQ(stderr_of([] { Progress("step", 2, 0); }), "");
+}
+
+/// What a terminal would be sent. (The body's output fits into the terminal's buffer.)
+template <class Body>
+std::string terminal_output_of(Body body) {
+  int controller = -1, terminal = -1;
+  if (openpty(&controller, &terminal, nullptr, nullptr, nullptr) != 0) return "no terminal";
+  const int saved = dup(STDERR_FILENO);
+  dup2(terminal, STDERR_FILENO);
+  close(terminal);
+  body();
+  std::fputs("END", stderr);
+  std::string text(4096, '\0');
+  size_t size = 0;
+  while (!text.substr(0, size).ends_with("END")) {
+    const ssize_t got = read(controller, text.data() + size, text.size() - size);
+    if (got <= 0) break;
+    size += static_cast<size_t>(got);
+  }
+  dup2(saved, STDERR_FILENO);
+  close(saved);
+  close(controller);
+  text.resize(size);
+  return text;
+}
+
+TEST(Progress, RewritesItsLineOnATerminalAndMakesRoomForOthers) {
+  const std::string text = terminal_output_of([] {
+    Progress progress("step", 3);
+    progress.update(1, "a");
+    log_info("note");
+    progress.update(2, "b");  // comes too fast
+    progress.update(3, "c");
+    progress.finish();
+  });
+  EXPECT_EQ(text,
+            "\rstep 1/3 (33 %) · a\033[K"
+            "\r\033[Knote\r\n"
+            "\rstep 3/3 (100 %) · c\033[K\r\nEND");
 }
 
 TEST(JsonLines, StartAnewOrGoOn) {
