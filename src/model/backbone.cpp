@@ -84,6 +84,12 @@ std::shared_ptr<Backbone> Backbone::random(const LlamaConfig& config, uint64_t s
   return std::shared_ptr<Backbone>(new Backbone(config, std::move(weights), options, ""));
 }
 
+std::shared_ptr<Backbone> Backbone::from_weights(LlamaConfig config, std::map<std::string, Tensor> weights,
+                                                 const BackboneOptions& options, std::string path) {
+  return std::shared_ptr<Backbone>(
+      new Backbone(std::move(config), std::move(weights), options, std::move(path)));
+}
+
 at::Device Backbone::device() const {
   return embedding_VD_.device();
 }

@@ -85,6 +85,10 @@ class Backbone {
   static std::shared_ptr<Backbone> random(const LlamaConfig& config, uint64_t seed,
                                           const BackboneOptions& options = {});
 
+  /// Over weights that are already there (a checkpoint's), under their Hugging Face names.
+  static std::shared_ptr<Backbone> from_weights(LlamaConfig config, std::map<std::string, Tensor> weights,
+                                                const BackboneOptions& options, std::string path);
+
   const LlamaConfig& config() const { return config_; }
   const std::string& path() const { return path_; }  ///< "" for random ones
   at::Device device() const;
