@@ -18,6 +18,12 @@ Tensor causal_mask(int64_t rows, int64_t past, const at::Device& device) {
   return at::ones({rows, past + rows}, at::TensorOptions().dtype(at::kBool).device(device)).tril_(past);
 }
 
+/// `bias` may be undefined.
+Tensor attend(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& bias, bool causal) {
+  const std::optional<Tensor> mask = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;
+  return at::scaled_dot_product_attention(query, key, value, mask, /*dropout_p=*/0.0, causal);
+}
+
 }  // namespace
 
 PackedAttention::PackedAttention(const LlamaConfig& config, const PackedRows& rows, at::ScalarType dtype)
@@ -70,9 +76,9 @@ Tensor PackedAttention::operator()(int64_t layer, const Tensor& query_PHE, const
     // The groups are SDPA's batch and the queries that share a key its heads: keys are shared by stride 0,
     // not copied.
     const std::vector<int64_t> shape = {groups, shared, key_GSE.size(1), width};
-    const Tensor out_GRTE = at::scaled_dot_product_attention(
-        queries[index].permute({1, 2, 0, 3}), key_GSE.unsqueeze(1).expand(shape),
-        value_GSE.unsqueeze(1).expand(shape), part.bias_TS, 0.0, !part.bias_TS.defined());
+    const Tensor out_GRTE =
+        attend(queries[index].permute({1, 2, 0, 3}), key_GSE.unsqueeze(1).expand(shape),
+               value_GSE.unsqueeze(1).expand(shape), part.bias_TS, !part.bias_TS.defined());
     outputs.push_back(out_GRTE.permute({2, 0, 1, 3}).reshape({lengths_[index], -1}));
   }
   if (outputs.empty()) return query_PHE.reshape({0, groups * shared * width});
@@ -109,13 +115,13 @@ Tensor PaddedAttention::operator()(int64_t layer, const Tensor& query_PHE, const
   if (columns_ == 1) {
     // One new token: the queries that share a key stand as rows of one head; nothing is repeated.
     const Tensor query_BGRE = query_PHE.view({batch_, groups, heads / groups, width});
-    return at::scaled_dot_product_attention(query_BGRE, kv.key_BGKE, kv.value_BGKE, bias_B1TS_)
+    return attend(query_BGRE, kv.key_BGKE, kv.value_BGKE, bias_B1TS_, /*causal=*/false)
         .reshape({batch_, heads * width});
   }
   const Tensor query_BHTE = query_PHE.view({batch_, columns_, heads, width}).transpose(1, 2);
   const Tensor key_BHSE = kv.key_BGKE.repeat_interleave(heads / groups, 1);
   const Tensor value_BHSE = kv.value_BGKE.repeat_interleave(heads / groups, 1);
-  return at::scaled_dot_product_attention(query_BHTE, key_BHSE, value_BHSE, bias_B1TS_, 0.0, causal_)
+  return attend(query_BHTE, key_BHSE, value_BHSE, bias_B1TS_, causal_)
       .transpose(1, 2)
       .reshape({batch_ * columns_, heads * width});
 }

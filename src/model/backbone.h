@@ -26,22 +26,22 @@ struct RopeTable;
 /// One row of a packed batch.
 struct Segment {
   int64_t length = 0;
-  Tensor mask_TS;  ///< bool [T, prefix + T], true = attends; undefined = causal (prefix fully visible)
+  Tensor mask_TS = {};  ///< bool [T, prefix + T], true = attends; undefined = causal (prefix fully visible)
   int64_t prefix_row = -1;  ///< row of PackedRows::prefix this segment reads first; -1 = none
 };
 
 struct PackedRows {
   Tensor embeds_PD;
-  Tensor positions_P;             ///< int64
-  std::vector<Segment> segments;  ///< lengths sum to P
-  std::vector<KvPair> prefix;     ///< per layer [B, G, K, E], or empty
-  Tensor prefix_mask_BK;          ///< bool; undefined = all real
+  Tensor positions_P = {};             ///< int64
+  std::vector<Segment> segments = {};  ///< lengths sum to P
+  std::vector<KvPair> prefix = {};     ///< per layer [B, G, K, E], or empty
+  Tensor prefix_mask_BK = {};          ///< bool; undefined = all real
 };
 
 struct ForwardOptions {
-  std::vector<int64_t> collect;  ///< hidden states to return, in this order; empty = {L}
-  int64_t layers = 0;            ///< run only the first layers, then the final norm; 0 = all
-  bool keep_kv = false;          ///< also return keys and values of every layer
+  std::vector<int64_t> collect = {};  ///< hidden states to return, in this order; empty = {L}
+  int64_t layers = 0;                 ///< run only the first layers, then the final norm; 0 = all
+  bool keep_kv = false;               ///< also return keys and values of every layer
   const Adapters* adapters = nullptr;
 };
 
@@ -73,8 +73,8 @@ class KvCache {
 struct BackboneOptions {
   std::string dtype = "auto";  ///< auto | float32 | bfloat16: of the stored weights; auto = as in the file
   at::Device device = at::kCPU;
-  bool trainable = false;  ///< float32 parameters with gradients
-  std::string prefix;      ///< see load_llama_weights
+  bool trainable = false;   ///< float32 parameters with gradients
+  std::string prefix = {};  ///< see load_llama_weights
   bool allow_extra_rows = false;
 };
 

@@ -14,10 +14,10 @@ namespace ctxc {
 
 struct GenerateOptions {
   int64_t max_new_tokens = 32;
-  std::vector<int64_t> eos;  ///< ids that end a row; none = always max_new_tokens
-  double temperature = 0;    ///< 0 = greedy
-  int64_t top_k = 0;         ///< sample among the k likeliest; 0 = all
-  double top_p = 1;          ///< and among the fewest whose probabilities reach p
+  std::vector<int64_t> eos = {};  ///< ids that end a row; none = always max_new_tokens
+  double temperature = 0;         ///< 0 = greedy
+  int64_t top_k = 0;              ///< sample among the k likeliest; 0 = all
+  double top_p = 1;               ///< and among the fewest whose probabilities reach p
   uint64_t seed = 0;
   bool want_step_logits = false;
 };
