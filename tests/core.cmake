@@ -1,3 +1,6 @@
+ctxc_test(gguf_test core SOURCES unit/gguf_test.cpp)
+ctxc_test(json_test core SOURCES unit/json_test.cpp)
+ctxc_test(safetensors_test core SOURCES unit/safetensors_test.cpp)
 ctxc_test(cli_test core SOURCES unit/cli_test.cpp)
 ctxc_test(config_test core SOURCES unit/config_test.cpp)
 ctxc_test(error_test core SOURCES unit/error_test.cpp)

@@ -41,7 +41,7 @@ void check_depth(std::string_view text, const std::string& origin, int64_t first
 /// What nlohmann says, without its prefix, and with the text it quotes cut to a readable length.
 std::string reason(std::string what) {
   const size_t column = what.find("column ");
-  const size_t start = what.find(": ", column == std::string::npos ? 0 : column);
+  const size_t start = column == std::string::npos ? what.find("] ") : what.find(": ", column);
   if (start != std::string::npos) what.erase(0, start + 2);
   constexpr std::string_view kRead = "last read: '";
   constexpr size_t kQuoted = 40;
@@ -93,8 +93,14 @@ Json parse_json(std::string_view text, const std::string& origin, int64_t first_
         ErrorKind::kInput,
         fmt::format("{}: not valid JSON: {}", position(text, byte, origin, first_line), reason(error.what())),
         ended ? "the text ends too early: is the file complete?" : "");
-  } catch (const Json::exception& error) {
-    throw Error(ErrorKind::kInput, fmt::format("{}: not valid JSON: {}", origin, reason(error.what())));
+  } catch (
+      const Json::exception& error) {  // a number beyond double; its place is where its text first stands
+    const std::string what = reason(error.what());
+    const size_t open = what.find('\''), close = what.rfind('\'');
+    const size_t at = open < close ? text.find(what.substr(open + 1, close - open - 1)) : 0;
+    throw Error(ErrorKind::kInput,
+                fmt::format("{}: not valid JSON: {}",
+                            position(text, at == text.npos ? 0 : at, origin, first_line), what));
   }
 }
 
