@@ -1,1 +1,3 @@
 ctxc_test(chart_test eval SOURCES unit/chart_test.cpp)
+ctxc_test(eval_score_test eval SOURCES unit/eval_score_test.cpp)
+ctxc_test(score_test eval SOURCES unit/score_test.cpp)
