@@ -118,7 +118,13 @@ std::vector<Example> reconstruction_examples(const Tokens& block, const ExampleR
     Example example;
     example.context.assign(first, first + context);
     example.source_tokens = context;
-    example.queries.push_back({instruction, Tokens(first, first + std::min(room, context)), "", "", {}});
+    Query query{instruction, Tokens(first, first + std::min(room, context)), "", "", {}};
+    // A BOS in front is read, not predicted.
+    if (query.target.front() == tokenizer.bos()) {
+      query.prompt.push_back(query.target.front());
+      query.target.erase(query.target.begin());
+    }
+    example.queries.push_back(std::move(query));
     examples.push_back(std::move(example));
   }
   return examples;
