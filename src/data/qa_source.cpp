@@ -113,11 +113,13 @@ class Encoder {
     query.id = question.id;
     query.question = question.text;
     query.answers = question.answers;
-    query.prompt = prompt_.query_ids(question.text);
     if (rules_.evaluation) {
-      cut_evaluation_prompt(query.prompt);
+      // Tokenised apart (as the peer does) the question keeps its beginning; else the prompt keeps its end.
+      query.prompt = prompt_.query_ids(question.text, rules_.query_tokens);
+      if (!prompt_.config().split_question) keep_last(query.prompt, budget_);
       return query;
     }
+    query.prompt = prompt_.query_ids(question.text);
     query.target = prompt_.answer_ids(question.answers.front());
     if (query.target.size() >= budget_) {
       keep_last(query.target, budget_);
@@ -126,16 +128,6 @@ class Encoder {
       keep_last(query.prompt, budget_ - query.target.size());
     }
     return query;
-  }
-
-  /// In evaluation the budget is the question's. Tokenised apart (as the peer does) the question keeps its
-  /// beginning and the instruction stays whole; else the prompt keeps its end.
-  void cut_evaluation_prompt(Tokens& prompt) const {
-    if (!prompt_.config().split_question) return keep_last(prompt, budget_);
-    const size_t instruction = prompt_.tokenizer().encode(prompt_.config().answer_prompt).size();
-    if (prompt.size() <= budget_ + instruction) return;
-    prompt.erase(prompt.begin() + static_cast<std::ptrdiff_t>(budget_),
-                 prompt.end() - static_cast<std::ptrdiff_t>(instruction));
   }
 
   const ExampleRules& rules_;

@@ -71,7 +71,7 @@ TEST_F(Source, GzipFoldersAndGlobs) {
   const std::string text = kMrqa;
   testing::write_text(dir_ / "shard-2.jsonl", text.substr(text.rfind('{', text.rfind("Bo owns"))));
   testing::write_text(dir_ / "README.rst", "not data");
-  for (const std::string path : {dir_.str(), std::string("shard-*"), std::string(".")}) {
+  for (const std::string& path : {dir_.str(), std::string("shard-*"), std::string(".")}) {
     const auto source = open(path);
     ASSERT_EQ(source->size(), 3) << path;
     EXPECT_EQ(text_of(source->example(0).context), "Bo owns a dog.") << path;  // shard 2 before shard 10
@@ -163,10 +163,10 @@ TEST_F(Source, CharactersAreCutBeforeTokens) {
   rules_.context_tokens = 3;
   rules_.char_cut = true;
   rules_.truncate = "head";
-  // The last 18 characters (code points, not bytes), of which the first three tokens are kept.
+  // The last 18 of the 20 characters (21 bytes), of which the first three tokens are kept.
   const auto source = open_text(
-      "a.jsonl", "{\"context\": \"0\u00e9234567890123456789\", \"question\": \"q\", \"answers\": \"x\"}\n");
-  EXPECT_EQ(text_of(source->example(0).context), "345");
+      "a.jsonl", "{\"context\": \"0123456789012345678\u00e9\", \"question\": \"q\", \"answers\": \"x\"}\n");
+  EXPECT_EQ(text_of(source->example(0).context), "234");
   EXPECT_EQ(source->stats().truncated, 1);
 }
 
