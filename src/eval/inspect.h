@@ -4,6 +4,9 @@
 
 namespace ctxc {
 
+/// generate-data: a generated question-answering set as MRQA JSONL.
+void add_inspect_generate(Subcommands& program);
+
 /// tokenize: the token ids of the texts in a JSON list.
 void add_inspect_tokenize(Subcommands& program);
 
