@@ -1,0 +1,216 @@
+#include "train/trainer.h"
+
+#include <ATen/Context.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/stop.h"
+#include "core/text.h"
+#include "train/precision.h"
+
+namespace ctxc {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+AdamWOptions adamw_options(const TrainSection& train) {
+  return {train.betas[0], train.betas[1], train.eps, train.weight_decay};
+}
+
+LrSchedule lr_schedule(const TrainSection& train, int64_t steps) {
+  return {train.lr, train.schedule, warmup_steps(train.warmup, steps), steps, train.final_lr};
+}
+
+void add_terms(std::map<std::string, double>& sums, const Terms& terms, double share) {
+  for (const auto& [name, value] : terms) sums[name] += share * value.detach().item<double>();
+}
+
+/// At most `count` of the names, and how many more there are.
+std::string some_of(const std::vector<std::string>& names, size_t count) {
+  std::vector<std::string> shown(names.begin(),
+                                 names.begin() + static_cast<int64_t>(std::min(count, names.size())));
+  return join(shown, ", ") + (names.size() > count ? fmt::format(" and {} more", names.size() - count) : "");
+}
+
+}  // namespace
+
+Trainer::Trainer(RunConfig config, FolderUse use)
+    : config_(std::move(config)),
+      folder_(config_.directory(), use),
+      data_(open_training_data(config_)),
+      model_(build_training_model(config_, data_)),
+      weights_(config_.objective_weights()),
+      objectives_(make_objectives(weights_)),
+      optimizer_(model_.trainable, adamw_options(config_.train)),
+      schedule_(lr_schedule(config_.train, data_.steps)),
+      fingerprint_(data_.batches.fingerprint()) {
+  at::globalContext().setDeterministicAlgorithms(config_.train.deterministic, /*warn_only=*/false);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);  // only costs time
+  if (use == FolderUse::kResume) resume();
+  if (step_ == 0 && !config_.train.init_from.empty()) {
+    const CheckpointFolder from = find_checkpoint(config_.train.init_from);
+    copy_into(model_.trainable, from.trainable(), from.path);
+  }
+  folder_.begin();
+  write_file_atomic(folder_.file("config.yaml"), dump_config(config_));
+  folder_.forget_lines_from("log.jsonl", step_);
+  folder_.forget_lines_from("samples.jsonl", step_ + 1);
+  log_ = std::make_unique<RunLog>(folder_, step_, data_.steps, config_.train.log_every);
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::resume() {
+  const std::optional<CheckpointFolder> found = newest_checkpoint(folder_.path());
+  if (!found) {
+    log_info(fmt::format("{}: no checkpoint yet, starting from step 0", folder_.path()));
+    return;
+  }
+  const std::vector<std::string> changes =
+      changed_keys(resolve_run_config(Yaml::parse(found->config, found->path)), config_);
+  CTXC_CHECK(changes.empty(), ErrorKind::kUsage, "put them back, or start a new run with train.init_from",
+             "{}: cannot be resumed with another configuration: {}", found->path, join(changes, "; "));
+  CTXC_CHECK(found->data_fingerprint == fingerprint_, ErrorKind::kInput,
+             "put the files back, or start a new run with train.init_from",
+             "{}: the training data are not those of the checkpoint (found fingerprint {}, expected {})",
+             found->path, fingerprint_.substr(0, 12), found->data_fingerprint.substr(0, 12));
+  copy_into(model_.trainable, found->trainable(), found->path + "/trainable.safetensors");
+  optimizer_.load_state(found->optimizer(), found->path + "/optimizer.safetensors");
+  step_ = saved_step_ = found->step;
+  best_ = found->best;
+  last_checkpoint_ = found->path;
+  log_info(fmt::format("resuming {} at step {}", found->path, step_));
+}
+
+TrainResult Trainer::run() {
+  const int64_t accumulate = config_.train.accumulate;
+  loader_ = std::make_unique<Loader>(
+      [this, accumulate](int64_t index) {
+        return data_.batches.batch(index / accumulate, index % accumulate);
+      },
+      step_ * accumulate);
+  TrainResult result;
+  result.steps = data_.steps;
+  while (step_ < data_.steps) {
+    const std::optional<StepRecord> record = step();
+    if (!record) break;  // a signal: the unfinished step leaves no trace
+    ++step_;
+    result.last_loss = record->loss;
+    log_->step(*record);
+    if (config_.train.valid_every > 0 && step_ % config_.train.valid_every == 0) validate();
+    if (config_.train.save_every > 0 && step_ % config_.train.save_every == 0) save();
+    if (stop_requested()) break;
+  }
+  result.signal = stop_signal();
+  if (result.signal == 0 && validated_step_ != step_) validate();
+  if (saved_step_ != step_) save();
+  log_->finish();
+  result.steps_done = step_;
+  result.best = best_;
+  result.checkpoint = last_checkpoint_;
+  return result;
+}
+
+std::optional<StepRecord> Trainer::step() {
+  const auto start = Clock::now();
+  const double waited = loader_->waited_seconds();
+  const int64_t accumulate = config_.train.accumulate;
+  const double share = 1.0 / static_cast<double>(accumulate);
+  StepRecord record;
+  record.step = step_;
+  record.lr = learning_rate(schedule_, step_);
+  std::vector<std::string> ids;
+  optimizer_.zero_grad();
+  for (int64_t micro = 0; micro < accumulate; ++micro) {
+    if (stop_requested()) return std::nullopt;
+    const Batch batch = loader_->next();
+    for (const Example& example : batch.examples) ids.push_back(example.id);
+    Tensor loss;
+    const Terms terms = forward(batch, loss);
+    check_finite(terms, loss, ids);
+    (config_.train.gradient == "mean" ? loss * share : loss).backward();
+    record.loss += share * loss.detach().item<double>();
+    add_terms(record.terms, terms, share);
+    record.context_tokens += batch.context_tokens();
+    record.query_tokens += batch.query_tokens();
+    record.supervised_tokens += batch.supervised_tokens();
+  }
+  record.grad_norm = gradient_norm(model_.trainable);
+  check_gradients(record, ids);
+  if (config_.train.clip > 0) clip_gradients(model_.trainable, record.grad_norm, config_.train.clip);
+  optimizer_.step(record.lr);
+  record.seconds = seconds_since(start);
+  record.data_wait = loader_->waited_seconds() - waited;
+  return record;
+}
+
+Terms Trainer::forward(const Batch& batch, Tensor& loss) {
+  const Autocast autocast(model_.backbone->device(), config_.run.dtype);
+  return weighted_loss(model_, objectives_, weights_, batch, loss);
+}
+
+void Trainer::stop_non_finite(const std::string& what, OrderedJson report) {
+  write_file_atomic(folder_.file("nonfinite.json"), report.dump(1) + "\n");
+  throw Error(ErrorKind::kNonFinite,
+              fmt::format("step {}: {} (details: {})", step_, what, folder_.file("nonfinite.json")),
+              last_checkpoint_.empty()
+                  ? "lower train.lr or train.clip; no checkpoint had been written yet"
+                  : "lower train.lr or train.clip; the last good checkpoint is " + last_checkpoint_);
+}
+
+void Trainer::check_finite(const Terms& terms, const Tensor& loss, const std::vector<std::string>& ids) {
+  if (std::isfinite(loss.item<double>())) return;
+  OrderedJson report{{"step", step_}, {"examples", ids}};
+  std::vector<std::string> values;
+  for (const auto& [name, value] : terms) {
+    values.push_back(fmt::format("{} = {}", name, value.item<double>()));
+    report["terms"][name] = fmt::format("{}", value.item<double>());
+  }
+  stop_non_finite(
+      fmt::format("the loss is not finite (found {}) on examples {}", join(values, ", "), some_of(ids, 4)),
+      std::move(report));
+}
+
+void Trainer::check_gradients(const StepRecord& record, const std::vector<std::string>& ids) {
+  if (std::isfinite(record.grad_norm)) return;
+  const std::vector<std::string> tensors = non_finite_gradients(model_.trainable);
+  OrderedJson report{{"step", step_}, {"examples", ids}, {"loss", record.loss}, {"gradients", tensors}};
+  for (const auto& [name, value] : record.terms) report["terms"][name] = value;
+  stop_non_finite(fmt::format("the gradient is not finite (found {} in {}) on examples {}", record.grad_norm,
+                              tensors.empty() ? "the norm alone" : some_of(tensors, 4), some_of(ids, 4)),
+                  std::move(report));
+}
+
+void Trainer::validate() {
+  if (!data_.valid_batches) return;
+  const Autocast autocast(model_.backbone->device(), config_.run.dtype);
+  const Validator validator(config_, data_, model_, objectives_, weights_);
+  const ValidationRecord record = validator.measure(step_);
+  log_->validation(record);
+  if (config_.train.samples > 0) log_->samples(step_, validator.answer(config_.train.samples));
+  validated_step_ = step_;
+  if (best_.step >= 0 && record.loss >= best_.loss) return;
+  best_ = {step_, record.loss};
+  if (config_.train.keep_best && config_.train.valid_every > 0) save();
+}
+
+void Trainer::save() {
+  if (saved_step_ == step_) return;
+  CheckpointContents contents;
+  contents.step = step_;
+  contents.config = dump_config(config_);
+  contents.data_fingerprint = fingerprint_;
+  if (config_.backbone.train) contents.backbone = model_.backbone->config().to_json();
+  contents.best = best_;
+  contents.trainable = model_.trainable;
+  contents.optimizer = optimizer_.state();
+  last_checkpoint_ = save_checkpoint(folder_.path(), contents, {config_.train.keep, config_.train.keep_best});
+  saved_step_ = step_;
+}
+
+}  // namespace ctxc
