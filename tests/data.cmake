@@ -1,5 +1,6 @@
 ctxc_test(batcher_test data SOURCES unit/batcher_test.cpp)
 ctxc_test(data_pipeline_test data SOURCES parity/data_pipeline_test.cpp LIBS ZLIB::ZLIB)
 ctxc_test(loader_test data SOURCES unit/loader_test.cpp LABELS fast threads)
+ctxc_test(real_data_test data SOURCES parity/real_data_test.cpp LABELS shared LIBS ZLIB::ZLIB)
 ctxc_test(source_test data SOURCES unit/source_test.cpp LIBS ZLIB::ZLIB)
 ctxc_test(synthetic_test data SOURCES unit/synthetic_test.cpp)

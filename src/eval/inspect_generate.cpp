@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/error.h"
 #include "core/log.h"
 #include "core/yaml.h"
 #include "data/synthetic.h"
