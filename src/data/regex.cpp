@@ -22,7 +22,7 @@ constexpr size_t kJitStackStart = 32 << 10, kJitStackLimit = 64 << 20;
 /// One escape after its backslash, in PCRE2's words; `in_class` inside [...].
 std::string translate_escape(char escape, bool in_class, const std::string& pattern,
                              const std::string& origin) {
-  const std::string word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+  const std::string word = "\\p{L}\\p{M}\\p{N}\\p{Pc}";
   switch (escape) {
     case 's':
       return "\\p{White_Space}";
