@@ -16,10 +16,7 @@ TEST(RealData, MrqaFilesHoldWhatTheirReadmeSays) {
   ExampleRules rules;
   rules.evaluation = true;
   for (const Expected& expected : {Expected{"SQuAD.dev", 620, 3000},
-                                   {"HotpotQA.dev", 650, 650},
                                    {"NaturalQuestions.dev", 650, 650},
-                                   {"SearchQA.dev", 320, 320},
-                                   {"TriviaQA.dev", 400, 400},
                                    {"NewsQA.dev", 3, 17},
                                    {"DuoRC.dev", 17, 125}}) {
     SourceConfig config;
