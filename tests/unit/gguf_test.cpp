@@ -135,16 +135,14 @@ TEST(Gguf, FlippingAnyByteNeverReadsOutside) {
   TempDir dir;
   const std::string bytes = small().bytes(), path = dir / "broken.gguf";
   for (size_t i = 0; i < bytes.size(); ++i) {
-    for (const char flip : {'\x01', '\xff'}) {
-      std::string changed = bytes;
-      changed[i] = static_cast<char>(changed[i] ^ flip);
-      write_bytes(path, changed);
-      try {
-        const GgufFile file(path);
-        for (const auto& [name, tensor] : file.tensors()) values_of(tensor);
-      } catch (const Error& error) {
-        EXPECT_EQ(error.kind(), ErrorKind::kInput);
-      }
+    std::string changed = bytes;
+    changed[i] = static_cast<char>(changed[i] ^ (i % 2 == 0 ? '\xff' : '\x01'));
+    write_bytes(path, changed);
+    try {
+      const GgufFile file(path);
+      for (const auto& [name, tensor] : file.tensors()) values_of(tensor);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kInput);
     }
   }
 }

@@ -83,7 +83,7 @@ TEST_F(Safetensors, FlippingAnyByteNeverReadsOutside) {
   write_safetensors(path, {{"a", view(DType::kF32, {2}, "12345678")}}, {{"k", "v"}});
   const std::string bytes = read_file(path);
   for (size_t i = 0; i < bytes.size(); ++i) {
-    for (const char flip : {'\x01', '\x10', '\x80', '\xff'}) {
+    for (const char flip : {'\x01', '\xff'}) {
       std::string changed = bytes;
       changed[i] = static_cast<char>(changed[i] ^ flip);
       write_bytes(broken, changed);
