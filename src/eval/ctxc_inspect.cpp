@@ -5,6 +5,7 @@
 int main(int argc, char** argv) {
   return ctxc::run_main([&] {
     ctxc::Subcommands program("ctxc-inspect", "Looks inside models, checkpoints, memories and methods.");
+    ctxc::add_inspect_file(program);
     ctxc::add_inspect_generate(program);
     ctxc::add_inspect_tokenize(program);
     return program.run(argc, argv);

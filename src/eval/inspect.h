@@ -4,6 +4,8 @@
 
 namespace ctxc {
 
+/// Without a command: what a file or folder holds.
+void add_inspect_file(Subcommands& program);
 /// generate-data: a generated question-answering set as MRQA JSONL.
 void add_inspect_generate(Subcommands& program);
 

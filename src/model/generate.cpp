@@ -1,6 +1,7 @@
 #include "model/generate.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <numeric>
 
@@ -188,6 +189,7 @@ GenerateResult generate(const Backbone& backbone, const Memory& memory, const st
              "generate: rows and prompts do not fit (found {} and {})", rows.size(), prompts.size());
   if (prompts.empty()) return {};
   const at::NoGradGuard no_grad;
+  const auto start = std::chrono::steady_clock::now();
   const Grouped grouped = group_by_row(rows, prompts);
   const PackedReading reading = pack_reading(backbone, memory, grouped.groups);
   const Grid grid = grid_of(reading, grouped, prompts);
@@ -209,7 +211,11 @@ GenerateResult generate(const Backbone& backbone, const Memory& memory, const st
   const Tensor position_B = memory.next_position_B.to(backbone.device()).index_select(0, rows_B) +
                             at::tensor(lengths, at::kLong).to(backbone.device());
   const Tensor last_BD = read.hidden[0].index_select(0, grid.last_B.to(backbone.device()));
-  return Decoder(backbone, {std::move(cache), mask_BS, position_B, backbone.logits(last_BD)}, options).run();
+  Decoder decoder(backbone, {std::move(cache), mask_BS, position_B, backbone.logits(last_BD)}, options);
+  const std::chrono::duration<double> prefill = std::chrono::steady_clock::now() - start;
+  GenerateResult result = decoder.run();
+  result.prefill_seconds = prefill.count();
+  return result;
 }
 
 GenerateResult generate(const Backbone& backbone, const std::vector<Tokens>& prompts,

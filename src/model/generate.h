@@ -26,6 +26,7 @@ struct GenerateResult {
   std::vector<Tokens> tokens;  ///< per prompt, the ending token included
   Tensor step_logits_BTV;      ///< with want_step_logits: [prompts, steps, V]; zeros after a row ended
   int64_t steps = 0;           ///< decoding steps until all rows had ended
+  double prefill_seconds = 0;  ///< of the time taken: until the first token could be chosen
 };
 
 /// Goes on after row `rows[i]` of the memory and the text `prompts[i]`.

@@ -1,0 +1,15 @@
+// ctxc-run: compressed contexts in use. compress: text -> memory artifact; ask: a memory and questions ->
+// answers.
+#include <fmt/format.h>
+
+#include "core/cli.h"
+#include "eval/run_commands.h"
+
+int main(int argc, char** argv) {
+  return ctxc::run_main([&] {
+    ctxc::Subcommands program("ctxc-run", "Compresses texts into memories, and asks them questions.");
+    ctxc::add_run_compress(program);
+    ctxc::add_run_ask(program);
+    return program.run(argc, argv);
+  });
+}

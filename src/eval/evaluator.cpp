@@ -1,0 +1,216 @@
+#include "eval/evaluator.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "core/stop.h"
+#include "model/generate.h"
+
+namespace ctxc {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// A passage and those of its questions that are asked.
+struct Work {
+  int64_t example = 0;
+  Example content;
+  Tokens visible;                 ///< what the method gets to see
+  std::vector<size_t> questions;  ///< indices into the list of questions
+  std::vector<int64_t> queries;   ///< the same as indices into content.queries
+};
+
+std::vector<Work> gather(const Reader& reader, const DataSource& source,
+                         const std::vector<QuestionRef>& questions) {
+  std::map<int64_t, size_t> place;
+  std::vector<Work> works;
+  for (size_t i = 0; i < questions.size(); ++i) {
+    const auto [it, fresh] = place.emplace(questions[i].example, works.size());
+    if (fresh) {
+      Work work;
+      work.example = questions[i].example;
+      work.content = source.example(work.example);
+      work.visible = reader.cut ? reader.cut(work.content.context) : work.content.context;
+      works.push_back(std::move(work));
+    }
+    works[it->second].questions.push_back(i);
+    works[it->second].queries.push_back(questions[i].query);
+  }
+  // Longest first: batches hold similar lengths, and what does not fit into memory fails at once.
+  std::stable_sort(works.begin(), works.end(),
+                   [](const Work& a, const Work& b) { return a.visible.size() > b.visible.size(); });
+  return works;
+}
+
+/// A slice of works whose contexts fit into the budget together; always at least one.
+size_t batch_end(const std::vector<Work>& works, size_t begin, int64_t budget) {
+  int64_t tokens = 0;
+  size_t end = begin;
+  for (; end < works.size(); ++end) {
+    tokens += static_cast<int64_t>(works[end].visible.size()) + 1;
+    if (end > begin && tokens > budget) break;
+  }
+  return end;
+}
+
+/// One prompt to decode: which row of the memory it reads, and which question it is.
+struct Ask {
+  int64_t row = 0;
+  size_t question = 0;
+  const Query* query = nullptr;
+};
+
+class SetEvaluation {
+ public:
+  SetEvaluation(const Reader& reader, const EvalConfig& config, const std::vector<QuestionRef>& questions)
+      : reader_(reader), config_(config), questions_(questions) {
+    result_.method = reader.name;
+    result_.records.resize(questions.size());
+    options_.max_new_tokens = config.max_new_tokens;
+    options_.eos = reader.backbone->config().eos;
+    const int64_t eos = reader.prompt->eos();
+    if (std::find(options_.eos.begin(), options_.eos.end(), eos) == options_.eos.end())
+      options_.eos.push_back(eos);
+  }
+
+  SetResult run(const DataSource& source, const EvalProgress& progress) {
+    const at::NoGradGuard no_grad;
+    const std::vector<Work> works = gather(reader_, source, questions_);
+    result_.set = source.name();
+    for (size_t begin = 0, end; begin < works.size(); begin = end) {
+      end = batch_end(works, begin, config_.batch_tokens);
+      read(std::span(works).subspan(begin, end - begin));
+      if (progress)
+        progress(done_, static_cast<int64_t>(questions_.size()), 100 * f1_ / static_cast<double>(done_));
+      if (stop_requested()) throw Stopped{stop_signal()};
+    }
+    const double contexts = static_cast<double>(std::max<int64_t>(1, result_.contexts));
+    result_.context_tokens /= contexts;
+    result_.vectors /= contexts;
+    const LlamaConfig& llama = reader_.backbone->config();
+    result_.kv_bytes = result_.vectors * 2.0 *
+                       static_cast<double>(llama.num_layers * llama.num_kv_heads * llama.head_dim) *
+                       static_cast<double>(at::elementSize(reader_.backbone->compute_dtype()));
+    return std::move(result_);
+  }
+
+ private:
+  void read(std::span<const Work> works) {
+    const Clock::time_point start = Clock::now();
+    std::vector<Tokens> contexts;
+    for (const Work& work : works) contexts.push_back(work.visible);
+    Context context(*reader_.backbone, std::move(contexts), reader_.padded_length);
+    const Memory memory = reader_.compressor->compress(context, {.training = false}).memory;
+    const Tensor vectors_B = memory.mask_BK.sum(1).to(at::kCPU);
+    result_.seconds.compress += seconds_since(start);
+
+    std::vector<Ask> asks;
+    std::vector<int64_t> vectors;
+    for (size_t row = 0; row < works.size(); ++row) {
+      vectors.push_back(vectors_B[static_cast<int64_t>(row)].item<int64_t>());
+      note_context(works[row], vectors.back());
+      for (size_t i = 0; i < works[row].questions.size(); ++i)
+        asks.push_back({static_cast<int64_t>(row), works[row].questions[i],
+                        &works[row].content.queries[static_cast<size_t>(works[row].queries[i])]});
+    }
+    // Every prompt has its own copy of the keys and values while it decodes.
+    for (size_t begin = 0, end; begin < asks.size(); begin = end) {
+      int64_t tokens = 0;
+      for (end = begin; end < asks.size(); ++end) {
+        tokens += vectors[static_cast<size_t>(asks[end].row)] +
+                  static_cast<int64_t>(asks[end].query->prompt.size()) + config_.max_new_tokens;
+        if (end > begin && tokens > 2 * config_.batch_tokens) break;
+      }
+      decode(memory, std::span(asks).subspan(begin, end - begin));
+    }
+  }
+
+  void note_context(const Work& work, int64_t vectors) {
+    ++result_.contexts;
+    const int64_t tokens = static_cast<int64_t>(work.content.context.size());
+    result_.truncated += tokens < work.content.source_tokens;
+    result_.context_tokens += static_cast<double>(tokens);
+    result_.vectors += static_cast<double>(vectors);
+    for (size_t i = 0; i < work.questions.size(); ++i) {
+      const Query& query = work.content.queries[static_cast<size_t>(work.queries[i])];
+      QuestionRecord& record = result_.records[work.questions[i]];
+      record.qid = query.id;
+      record.question = query.question;
+      record.answers = query.answers;
+      record.context = work.example;
+      record.context_tokens = tokens;
+      record.source_tokens = work.content.source_tokens;
+      record.vectors = vectors;
+    }
+  }
+
+  void decode(const Memory& memory, std::span<const Ask> asks) {
+    std::vector<int64_t> rows;
+    std::vector<Tokens> prompts;
+    for (const Ask& ask : asks) {
+      rows.push_back(ask.row);
+      prompts.push_back(ask.query->prompt);
+    }
+    const Clock::time_point start = Clock::now();
+    const GenerateResult generated = generate(*reader_.backbone, memory, rows, prompts, options_);
+    const double seconds = seconds_since(start);
+    result_.seconds.prefill += generated.prefill_seconds;
+    result_.seconds.decode += seconds - generated.prefill_seconds;
+    for (size_t i = 0; i < asks.size(); ++i) {
+      QuestionRecord& record = result_.records[asks[i].question];
+      record.prediction = reader_.prompt->extract_answer(generated.tokens[i]);
+      record.score = score_answer(record.prediction, record.answers);
+      result_.new_tokens += static_cast<int64_t>(generated.tokens[i].size());
+      f1_ += record.score.f1;
+      ++done_;
+    }
+  }
+
+  const Reader& reader_;
+  const EvalConfig& config_;
+  const std::vector<QuestionRef>& questions_;
+  GenerateOptions options_;
+  SetResult result_;
+  int64_t done_ = 0;
+  double f1_ = 0;
+};
+
+}  // namespace
+
+std::vector<QuestionRef> select_questions(const DataSource& source, int64_t limit) {
+  std::vector<QuestionRef> questions;
+  const KeyedPermutation order(static_cast<uint64_t>(source.size()), 0, "eval.questions");
+  for (uint64_t i = 0; i < order.size(); ++i) {
+    const int64_t example = static_cast<int64_t>(order[i]);
+    const int64_t queries = static_cast<int64_t>(source.example(example).queries.size());
+    for (int64_t query = 0; query < queries; ++query) {
+      if (limit > 0 && static_cast<int64_t>(questions.size()) == limit) return questions;
+      questions.push_back({example, query});
+    }
+  }
+  return questions;
+}
+
+std::vector<ScoredQuestion> SetResult::scores() const {
+  std::vector<ScoredQuestion> scores;
+  for (const QuestionRecord& record : records) scores.push_back({record.score, record.context});
+  return scores;
+}
+
+SetResult evaluate(const Reader& reader, const DataSource& source, const std::vector<QuestionRef>& questions,
+                   const EvalConfig& config, const EvalProgress& progress) {
+  CTXC_CHECK(!questions.empty(), ErrorKind::kInput, "", "{}: no question to ask", source.name());
+  SetEvaluation evaluation(reader, config, questions);
+  return evaluation.run(source, progress);
+}
+
+}  // namespace ctxc

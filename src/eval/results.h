@@ -1,0 +1,60 @@
+// The output folder of an evaluation (interface.md section 2): results.json, results.md, predictions/,
+// records/. Every finished set is on disk at once, so that an interrupted evaluation goes on where it
+// stopped.
+#pragma once
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "eval/evaluator.h"
+
+namespace ctxc {
+
+/// A method on a set: what results.json says, and the scores behind it.
+struct EvalEntry {
+  OrderedJson json;
+  std::vector<ScoredQuestion> scores;
+};
+
+class EvalResults {
+ public:
+  /// `methods` and `sets` in table order. `header` holds what is true of the whole evaluation (checkpoint,
+  /// model, limit, …). Entries that an earlier evaluation left in `directory` are taken over by reuse().
+  EvalResults(std::string directory, std::vector<std::string> methods, std::vector<std::string> sets,
+              OrderedJson header, int64_t resamples);
+
+  /// True if the folder holds this method on this set, made under the same `key` (a hash of all that decides
+  /// the answers), with its records intact; it is then part of the results.
+  bool reuse(const std::string& method, const std::string& set, const std::string& key);
+  /// Writes predictions and records of a finished set, and results.json and results.md anew.
+  void add(const SetResult& result, const std::string& key, const SourceStats& stats);
+
+  /// results.json: header, entries, macro means, paired differences against the main method.
+  OrderedJson summary() const;
+  const std::string& directory() const { return directory_; }
+
+ private:
+  std::string relative(const char* folder, const std::string& method, const std::string& set,
+                       const char* ending) const;
+  void write() const;
+
+  std::string directory_;
+  std::vector<std::string> methods_, sets_;
+  OrderedJson header_;
+  int64_t resamples_;
+  OrderedJson earlier_;                                               ///< entries of the results.json found
+  std::map<std::pair<std::string, std::string>, EvalEntry> entries_;  ///< by (method, set)
+};
+
+/// Tables of a results.json as people read them: F1 with intervals, exact match, differences, costs. First
+/// row = header.
+struct ResultTables {
+  std::vector<std::vector<std::string>> f1, exact_match, paired, costs;
+};
+ResultTables result_tables(const OrderedJson& summary);
+/// The tables as Markdown, with a line on what they show.
+std::string results_markdown(const OrderedJson& summary);
+
+}  // namespace ctxc

@@ -1,0 +1,152 @@
+// ctxc-run ask --memory MEMORY --model PATH QUESTION
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <iostream>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/log.h"
+#include "core/stop.h"
+#include "core/text.h"
+#include "data/prompt.h"
+#include "eval/run_commands.h"
+#include "model/generate.h"
+#include "model/memory_artifact.h"
+#include "model/reading.h"
+#include "model/weights.h"
+
+namespace ctxc {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+const CliSpec kSpec = {
+    .summary = "Answers questions from a memory artifact on the frozen base it was made for.",
+    .usage = "ctxc-run ask --memory MEMORY --model PATH [QUESTION]",
+    .options = {{"memory", "MEMORY", "artifact of ctxc-run compress"},
+                {"model", "PATH", "the base model (default: where the memory says)"},
+                {"chat", "", "several questions, one a line from standard input, until an empty line"},
+                {"max-new-tokens", "N", "longest answer (default 32)"},
+                {"raw", "", "the question is read as it is, without the template of the training"},
+                {"logits", "FILE", "also write the logits after every token of the question (safetensors)"},
+                {"force", "", "go on although the weights' fingerprint differs"}},
+    .max_positional = 1};
+
+/// The template the memory's method was trained with; the defaults where the memory does not say.
+PromptConfig prompt_of(const MemoryArtifact& memory, const std::string& origin) {
+  PromptConfig prompt;
+  const Json info = memory.info;
+  if (!info.contains("prompt")) return prompt;
+  const Json record = json_at<Json>(info, "prompt", origin);
+  prompt.cleanup = json_or<std::string>(record, "cleanup", prompt.cleanup, origin);
+  prompt.question_prefix = json_or<std::string>(record, "question_prefix", prompt.question_prefix, origin);
+  prompt.answer_prompt = json_or<std::string>(record, "answer_prompt", prompt.answer_prompt, origin);
+  prompt.split_question = json_or<bool>(record, "split_question", prompt.split_question, origin);
+  prompt.answer_extractor = json_or<std::string>(record, "answer_extractor", prompt.answer_extractor, origin);
+  return prompt;
+}
+
+/// A loaded memory on its base, ready for questions.
+class Asker {
+ public:
+  explicit Asker(const Cli& cli) : cli_(cli), path_(cli.require("memory")), artifact_(load_memory(path_)) {
+    const Json info = artifact_.info;
+    std::string model = cli.get("model");
+    if (model.empty())
+      model = json_or<std::string>(json_at<Json>(info, "model", path_), "name_or_path", "", path_);
+    CTXC_CHECK(!model.empty(), ErrorKind::kUsage, "name the base with --model",
+               "{}: the memory does not name its base", path_);
+    // What does not fit is found before a large model is read.
+    tokenizer_ = Tokenizer::load(model);
+    backbone_ = Backbone::load(model);
+    check_memory_fits(artifact_, *backbone_, tokenizer_, cli.has("force"));
+    prompt_ = std::make_unique<Prompt>(prompt_of(artifact_, path_), tokenizer_);
+    memory_ = memory_of(artifact_, *backbone_);
+    options_.max_new_tokens = cli.get_int("max-new-tokens", 32);
+    CTXC_CHECK(options_.max_new_tokens > 0, ErrorKind::kUsage, "",
+               "--max-new-tokens: out of range (found {}, expected at least 1)", options_.max_new_tokens);
+    options_.eos = backbone_->config().eos;
+    if (std::find(options_.eos.begin(), options_.eos.end(), prompt_->eos()) == options_.eos.end())
+      options_.eos.push_back(prompt_->eos());
+  }
+
+  void ask(const std::string& question) const {
+    const Tokens ids = cli_.has("raw") ? tokenizer_.encode(question) : prompt_->query_ids(question);
+    CTXC_CHECK(!ids.empty(), ErrorKind::kUsage, "", "the question is empty");
+    const Clock::time_point start = Clock::now();
+    const GenerateResult generated = generate(*backbone_, memory_, {0}, {ids}, options_);
+    const double milliseconds = 1000 * std::chrono::duration<double>(Clock::now() - start).count();
+    const std::string answer = cli_.has("raw") ? tokenizer_.decode(generated.tokens[0])
+                                               : prompt_->extract_answer(generated.tokens[0]);
+    if (cli_.has("logits")) write_logits(ids, cli_.require("logits"));
+    const int64_t slots = artifact_.info.value("n_slots", int64_t{0});
+    const int64_t context =
+        artifact_.info.contains("context") ? artifact_.info["context"].value("n_tokens", int64_t{0}) : 0;
+    if (cli_.json()) {
+      std::cout << OrderedJson{{"question", question},
+                               {"answer", answer},
+                               {"context_tokens", context},
+                               {"slots", slots},
+                               {"question_tokens", ids.size()},
+                               {"new_tokens", generated.tokens[0].size()},
+                               {"tokens", generated.tokens[0]},
+                               {"milliseconds", milliseconds},
+                               {"first_token_milliseconds", 1000 * generated.prefill_seconds}}
+                       .dump()
+                << std::endl;
+      return;
+    }
+    std::cout << answer << std::endl;
+    log_info(fmt::format("{} context tokens as {} slots, {} question tokens, {} new tokens, {:.0f} ms",
+                         context, slots, ids.size(), generated.tokens[0].size(), milliseconds));
+  }
+
+ private:
+  /// Logits [1, T, V] after each of the T question tokens, float32, and the ids.
+  void write_logits(const Tokens& ids, const std::string& path) const {
+    const at::NoGradGuard no_grad;
+    const PackedReading reading = pack_reading(*backbone_, memory_, {{.row = 0, .texts = {ids}}});
+    const Tensor hidden_PD = backbone_->forward(reading.rows).hidden[0];
+    const int64_t count = static_cast<int64_t>(ids.size());
+    const Tensor logits_TV =
+        backbone_->logits(hidden_PD.slice(0, reading.first[0][0], reading.first[0][0] + count));
+    const std::vector<int64_t> wide(ids.begin(), ids.end());
+    save_tensors(path, {{"input_ids", at::tensor(wide, at::kLong).unsqueeze(0).contiguous()},
+                        {"logits", logits_TV.unsqueeze(0).to(at::kCPU, at::kFloat).contiguous()}});
+  }
+
+  const Cli& cli_;
+  std::string path_;
+  MemoryArtifact artifact_;
+  Tokenizer tokenizer_;
+  std::shared_ptr<Backbone> backbone_;
+  std::unique_ptr<Prompt> prompt_;
+  Memory memory_;
+  GenerateOptions options_;
+};
+
+int run_ask(const Cli& cli) {
+  CTXC_CHECK(cli.has("chat") != !cli.positional().empty(), ErrorKind::kUsage,
+             "ctxc-run ask --memory MEMORY --model PATH \"Who …?\"", "give one question, or --chat");
+  const Asker asker(cli);
+  if (!cli.has("chat")) {
+    asker.ask(cli.positional().front());
+    return 0;
+  }
+  std::string line;
+  while (!stop_requested() && std::getline(std::cin, line) && !trim(line).empty())
+    asker.ask(std::string(trim(line)));
+  return 0;
+}
+
+}  // namespace
+
+void add_run_ask(Subcommands& program) {
+  program.add("ask", kSpec, run_ask);
+}
+
+}  // namespace ctxc

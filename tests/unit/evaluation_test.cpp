@@ -1,0 +1,171 @@
+// Around an evaluation: which sets, which methods, what is written and taken up again, reports of it.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "core/file.h"
+#include "eval/benchmark.h"
+#include "eval/readers.h"
+#include "eval/report.h"
+#include "eval/results.h"
+#include "testing.h"
+#include "throws.h"
+
+namespace ctxc {
+namespace {
+
+namespace fs = std::filesystem;
+
+void touch(const fs::path& path, const std::string& text = "x") {
+  fs::create_directories(path.parent_path());
+  std::ofstream(path) << text;
+}
+
+TEST(Benchmark, FindsOurLayoutTheReleaseAndThePeers) {
+  const testing::TempDir dir;
+  touch(dir / "mrqa/SQuAD.dev.jsonl.gz");
+  touch(dir / "dev/TriviaQA-web.jsonl.gz");
+  touch(dir / "mrqa/hotpot_qa/validation_hotpot.jsonl.gz");
+  const auto found = resolve_benchmarks({"squad", "triviaqa", "hotpotqa"}, dir.str(), {});
+  ASSERT_EQ(found.size(), 3u);
+  EXPECT_TRUE(found[0].path.ends_with("mrqa/SQuAD.dev.jsonl.gz"));
+  EXPECT_TRUE(found[1].path.ends_with("dev/TriviaQA-web.jsonl.gz"));
+  EXPECT_TRUE(found[2].path.ends_with("validation_hotpot.jsonl.gz"));
+  EXPECT_EQ(found[1].name, "triviaqa");
+}
+
+TEST(Benchmark, SaysWhatIsWrong) {
+  const testing::TempDir dir;
+  testing::expect_error(ErrorKind::kUsage, "unknown benchmark",
+                        [&] { resolve_benchmarks({"sqaud"}, dir.str(), {}); });
+  testing::expect_error(ErrorKind::kInput, "tried mrqa/SQuAD.dev.jsonl.gz",
+                        [&] { resolve_benchmarks({"squad"}, dir.str(), {}); });
+  testing::expect_error(ErrorKind::kUsage, "no set to evaluate",
+                        [&] { resolve_benchmarks({}, dir.str(), {}); });
+  SourceConfig entry;
+  entry.path = "a/x.jsonl.gz";
+  testing::expect_error(ErrorKind::kUsage, "have the name 'x'", [&] {
+    resolve_benchmarks({}, dir.str(), {entry, entry});
+  });
+}
+
+TEST(Benchmark, ListedSetsComeByTheirName) {
+  SourceConfig entry;
+  entry.path = "held.out.jsonl.gz";
+  EXPECT_EQ(resolve_benchmarks({}, "", {entry})[0].name, "held.out");
+  EXPECT_EQ(resolve_benchmarks({"held.out"}, "", {entry})[0].path, "held.out.jsonl.gz");
+}
+
+TEST(Methods, PlansAndRefuses) {
+  const auto plans =
+      plan_methods({"full", "checkpoint", "checkpoint=runs/icae/checkpoints/step-00000010"}, "runs/a");
+  ASSERT_EQ(plans.size(), 3u);
+  EXPECT_EQ(plans[1].checkpoint, "runs/a");
+  EXPECT_EQ(plans[1].name, "checkpoint");
+  EXPECT_EQ(plans[2].name, "icae");
+  testing::expect_error(ErrorKind::kUsage, "found 'ful'", [&] { plan_methods({"ful"}, ""); });
+  testing::expect_error(ErrorKind::kUsage, "no folder", [&] { plan_methods({"checkpoint"}, ""); });
+  testing::expect_error(ErrorKind::kUsage, "takes no folder", [&] { plan_methods({"full=x"}, ""); });
+  testing::expect_error(ErrorKind::kUsage, "have the name 'full'", [&] {
+    plan_methods({"full", "full"}, "");
+  });
+  testing::expect_error(ErrorKind::kUsage, "no method", [&] { plan_methods({}, ""); });
+}
+
+/// A set of `count` questions over passages of two, the first `right` of them answered.
+SetResult set_result(const std::string& method, const std::string& set, int count, int right) {
+  SetResult result;
+  result.method = method;
+  result.set = set;
+  for (int i = 0; i < count; ++i) {
+    QuestionRecord record;
+    record.qid = fmt::format("q{}", i);
+    record.question = "Who <is> it?";
+    record.answers = {"Ada"};
+    record.prediction = i < right ? "Ada" : "Bob";
+    record.score = {i < right ? 1.0 : 0.0, i < right ? 1.0 : 0.0};
+    record.context = i / 2;
+    result.records.push_back(record);
+  }
+  result.contexts = count / 2;
+  result.context_tokens = 40;
+  result.vectors = 10;
+  return result;
+}
+
+TEST(Results, WritesTheNamedLayoutAndTakesFinishedSetsUp) {
+  const testing::TempDir dir;
+  {
+    EvalResults results(dir.str(), {"full", "checkpoint"}, {"squad"}, {}, 100);
+    results.add(set_result("full", "squad", 20, 20), "key-full", {});
+    EXPECT_FALSE(results.summary()["complete"].get<bool>());
+    results.add(set_result("checkpoint", "squad", 20, 10), "key-checkpoint", {});
+    EXPECT_TRUE(results.summary()["complete"].get<bool>());
+  }
+  const Json answers = read_json_file((dir / "predictions/squad.json").string());
+  EXPECT_EQ(answers.at("q0"), "Ada");
+  EXPECT_EQ(answers.at("q19"), "Bob");
+  EXPECT_TRUE(fs::exists(dir / "predictions/full/squad.json"));
+  EXPECT_TRUE(fs::exists(dir / "records/full/squad.jsonl"));
+  const Json summary = read_json_file((dir / "results.json").string());
+  EXPECT_DOUBLE_EQ(summary.at("macro").at("checkpoint").at("f1").get<double>(), 50);
+  ASSERT_EQ(summary.at("paired").size(), 1u);
+  EXPECT_DOUBLE_EQ(summary.at("paired")[0].at("f1").at("value").get<double>(), -50);
+  EXPECT_NE(read_file((dir / "results.md").string()).find("100.0 [100.0, 100.0]"), std::string::npos);
+
+  EvalResults again(dir.str(), {"full", "checkpoint"}, {"squad"}, {}, 100);
+  EXPECT_TRUE(again.reuse("full", "squad", "key-full"));
+  EXPECT_FALSE(again.reuse("checkpoint", "squad", "another key"));
+  touch(dir / "records/squad.jsonl", "{}\n");  // no longer what results.json says
+  EXPECT_FALSE(again.reuse("checkpoint", "squad", "key-checkpoint"));
+}
+
+TEST(Results, TheOnlyMethodHasThePlainPlace) {
+  const testing::TempDir dir;
+  EvalResults results(dir.str(), {"none"}, {"squad"}, {}, 100);
+  results.add(set_result("none", "squad", 4, 0), "k", {});
+  EXPECT_TRUE(fs::exists(dir / "predictions/squad.json"));
+}
+
+TEST(Results, BrokenEarlierResultsAreMadeAnew) {
+  const testing::TempDir dir;
+  touch(dir / "results.json", "{ not json");
+  EvalResults results(dir.str(), {"none"}, {"squad"}, {}, 100);
+  EXPECT_FALSE(results.reuse("none", "squad", "k"));
+}
+
+TEST(Report, ShowsCurveTablesAndAnswers) {
+  const testing::TempDir dir;
+  std::string log;
+  for (int step = 0; step < 30; ++step)
+    log += fmt::format("{{\"step\": {}, \"loss\": {}, \"seconds\": 1}}\n", step, 5.0 / (1 + step));
+  touch(dir / "log.jsonl", log + "{\"step\": 29, \"valid_loss\": 0.4}\n");
+  touch(dir / "samples.jsonl",
+        "{\"step\": 10, \"question\": \"old?\", \"prediction\": \"x\", \"answers\": [\"y\"]}\n"
+        "{\"step\": 30, \"question\": \"new <b>?\", \"prediction\": \"Ada\", \"answers\": [\"Ada\"]}\n");
+  EvalResults results((dir / "eval").string(), {"checkpoint"}, {"squad"}, {}, 100);
+  fs::create_directories(dir / "eval");
+  results.add(set_result("checkpoint", "squad", 6, 3), "k", {});
+  const Report report = make_report({dir.str()});
+  for (const char* part : {"<svg", "validation", "new &lt;b&gt;?", "Who &lt;is&gt; it?", "50.0 ["})
+    EXPECT_NE(report.html.find(part), std::string::npos) << part;
+  EXPECT_EQ(report.html.find("old?"), std::string::npos);
+  EXPECT_NE(report.markdown.find("| checkpoint"), std::string::npos);
+}
+
+TEST(Report, SaysWhatIsWrong) {
+  const testing::TempDir dir;
+  testing::expect_error(ErrorKind::kInput, "no such folder",
+                        [&] { make_report({(dir / "absent").string()}); });
+  testing::expect_error(ErrorKind::kInput, "nothing to report", [&] { make_report({dir.str()}); });
+  touch(dir / "log.jsonl", "{\"step\": 0, \"loss\": 1}\n{\"step\": ");
+  testing::expect_error(ErrorKind::kInput, "log.jsonl:2:", [&] { make_report({dir.str()}); });
+  fs::remove(dir / "log.jsonl");
+  touch(dir / "results.json", "{\"methods\": []}");
+  testing::expect_error(ErrorKind::kInput, "not the results of an evaluation",
+                        [&] { make_report({dir.str()}); });
+}
+
+}  // namespace
+}  // namespace ctxc
