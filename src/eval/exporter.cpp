@@ -34,8 +34,8 @@ class Staging {
   void commit() {
     fs::path old = out_;
     old += fmt::format(".old-{}", getpid());
-    std::error_code error;
-    const bool replaces = fs::exists(fs::symlink_status(out_, error));
+    std::error_code error, absent;
+    const bool replaces = fs::exists(fs::symlink_status(out_, absent));
     // A folder cannot be renamed over a full one: the old one steps aside first and goes when the new one
     // stands.
     if (replaces) fs::rename(out_, old, error);

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include <fmt/format.h>
+
 #include "core/file.h"
 #include "core/json.h"
 #include "testing.h"
