@@ -136,9 +136,14 @@ std::vector<Fact> draw_facts(const SyntheticConfig& config, CounterRng& rng) {
   std::vector<std::vector<size_t>> values;
   for (const Kind& kind : kinds()) values.push_back(choose(people.size(), kind.values.size(), rng));
   std::vector<Fact> facts;
-  for (size_t i = 0; i < people.size(); ++i)
-    for (size_t kind : choose(between(config.facts_min, config.facts_max, rng), kinds().size(), rng))
-      facts.push_back({kind, people[i], values[kind][i]});
+  const auto draw_kinds = [&] {
+    return choose(between(config.facts_min, config.facts_max, rng), kinds().size(), rng);
+  };
+  std::vector<size_t> own = draw_kinds();
+  for (size_t i = 0; i < people.size(); ++i) {
+    if (i > 0 && !config.shared_facts) own = draw_kinds();
+    for (size_t kind : own) facts.push_back({kind, people[i], values[kind][i]});
+  }
   return facts;
 }
 
@@ -303,6 +308,8 @@ void SyntheticConfig::describe(Fields& f) {
   f("people_max", people_max, "most people in a passage").min(1).max(20);
   f("facts_min", facts_min, "fewest facts about a person").min(1).max(6);
   f("facts_max", facts_max, "most facts about a person").min(1).max(6);
+  f("shared_facts", shared_facts,
+    "all people of a passage have the same kinds of facts: only the name tells which answer is meant");
   f("filler", filler, "most sentences about nobody in a passage").min(0).max(100);
   f("wording", wording,
     "easy: the question is the beginning of the fact's sentence; question: it is asked first; "

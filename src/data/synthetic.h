@@ -25,6 +25,7 @@ struct SyntheticConfig {
   std::string split = "train";
   int64_t people_min = 1, people_max = 3;
   int64_t facts_min = 2, facts_max = 3;
+  bool shared_facts = false;
   int64_t filler = 0;
   std::string wording = "easy";
   void describe(Fields& f);

@@ -91,6 +91,25 @@ TEST(Synthetic, WordingsGrowHarder) {
   EXPECT_GT(leads.size(), 2u);
 }
 
+TEST(Synthetic, SharedFactsLeaveOnlyTheNameToTellThemApart) {
+  SyntheticConfig config;
+  config.people_min = config.people_max = 4;
+  config.facts_min = config.facts_max = 1;
+  config.shared_facts = true;
+  for (int64_t index = 0; index < 20; ++index) {
+    const Passage passage = synthetic_passage(config, index);
+    ASSERT_EQ(passage.questions.size(), 4u);
+    std::set<std::string> endings, names;
+    for (const auto& question : passage.questions) {
+      const size_t space = question.text.find(' ');
+      names.insert(question.text.substr(0, space));
+      endings.insert(question.text.substr(space));
+    }
+    EXPECT_EQ(names.size(), 4u);
+    EXPECT_EQ(endings.size(), 1u) << passage.context;
+  }
+}
+
 TEST(Synthetic, BadRangesAreErrors) {
   auto config = config_of("easy");
   config.people_min = 5;
