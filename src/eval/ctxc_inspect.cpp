@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
     ctxc::add_inspect_file(program);
     ctxc::add_inspect_generate(program);
     ctxc::add_inspect_tokenize(program);
+    ctxc::add_inspect_trace(program);
     return program.run(argc, argv);
   });
 }

@@ -11,5 +11,7 @@ void add_inspect_generate(Subcommands& program);
 
 /// tokenize: the token ids of the texts in a JSON list.
 void add_inspect_tokenize(Subcommands& program);
+/// trace: the intermediate tensors of one batch.
+void add_inspect_trace(Subcommands& program);
 
 }  // namespace ctxc
