@@ -1,3 +1,6 @@
 ctxc_test(numerics_test model SOURCES unit/numerics_test.cpp)
 ctxc_test(llama_config_test model SOURCES unit/llama_config_test.cpp)
 ctxc_test(weights_test model SOURCES unit/weights_test.cpp LABELS fast shared)
+ctxc_test(weights_test model SOURCES unit/weights_test.cpp)
+ctxc_test(backbone_test model SOURCES unit/backbone_test.cpp unit/loss_test.cpp)
+ctxc_test(reading_test model SOURCES unit/reading_test.cpp unit/generate_test.cpp)

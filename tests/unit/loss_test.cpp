@@ -1,0 +1,58 @@
+#include "model/loss.h"
+
+#include <gtest/gtest.h>
+
+#include "throws.h"
+#include "tiny_llama.h"
+
+namespace ctxc {
+namespace {
+
+using testing::random_tensor;
+using testing::relative_error;
+
+/// Value and both gradients of 3 * loss, by chunks or by the full logits.
+std::vector<Tensor> run(bool chunked, bool hidden_grad, bool weight_grad, int64_t chunk) {
+  const Tensor hidden = (random_tensor({11, 8}, 1) * 4).requires_grad_(hidden_grad);
+  const Tensor weight = (random_tensor({29, 8}, 2) * 4).requires_grad_(weight_grad);
+  const Tensor target = at::arange(11, at::kLong) * 2;
+  const Tensor loss = chunked ? chunked_cross_entropy(hidden, weight, target, chunk)
+                              : at::cross_entropy_loss(at::linear(hidden, weight), target);
+  if (hidden_grad || weight_grad) (loss * 3).backward();
+  return {loss.detach(), hidden.grad(), weight.grad()};
+}
+
+TEST(ChunkedCrossEntropy, EqualsTheFullOneWithItsGradients) {
+  for (const bool hidden_grad : {false, true})
+    for (const bool weight_grad : {false, true})
+      for (const int64_t chunk : {1, 4, 11, 256}) {
+        const auto found = run(true, hidden_grad, weight_grad, chunk),
+                   expected = run(false, hidden_grad, weight_grad, chunk);
+        for (size_t i = 0; i < found.size(); ++i) {
+          ASSERT_EQ(found[i].defined(), expected[i].defined()) << i;
+          if (!found[i].defined()) continue;
+          EXPECT_LT(relative_error(found[i], expected[i]), 2e-6) << i << " chunk " << chunk;
+        }
+      }
+}
+
+TEST(ChunkedCrossEntropy, StaysFiniteOnHugeLogits) {
+  const Tensor hidden = (random_tensor({3, 4}, 1) * 1e4).requires_grad_();
+  const Tensor loss =
+      chunked_cross_entropy(hidden, random_tensor({7, 4}, 2) * 1e4, at::tensor({0, 3, 6}, at::kLong));
+  loss.backward();
+  EXPECT_TRUE(loss.isfinite().item<bool>());
+  EXPECT_TRUE(hidden.grad().isfinite().all().item<bool>());
+}
+
+TEST(ChunkedCrossEntropy, RefusesWhatDoesNotFit) {
+  testing::expect_error(ErrorKind::kInternal, "found 3 and 2 rows", [] {
+    chunked_cross_entropy(at::zeros({3, 4}), at::zeros({7, 4}), at::zeros({2}, at::kLong));
+  });
+  testing::expect_error(ErrorKind::kInternal, "found 0 and 0 rows", [] {
+    chunked_cross_entropy(at::zeros({0, 4}), at::zeros({7, 4}), at::zeros({0}, at::kLong));
+  });
+}
+
+}  // namespace
+}  // namespace ctxc
