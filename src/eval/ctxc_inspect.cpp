@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
     ctxc::Subcommands program("ctxc-inspect", "Looks inside models, checkpoints, memories and methods.");
     ctxc::add_inspect_file(program);
     ctxc::add_inspect_generate(program);
+    ctxc::add_inspect_plan(program);
     ctxc::add_inspect_tokenize(program);
     ctxc::add_inspect_trace(program);
     return program.run(argc, argv);

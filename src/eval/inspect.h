@@ -13,5 +13,7 @@ void add_inspect_generate(Subcommands& program);
 void add_inspect_tokenize(Subcommands& program);
 /// trace: the intermediate tensors of one batch.
 void add_inspect_trace(Subcommands& program);
+/// plan: a picture of the transmission plan of a text.
+void add_inspect_plan(Subcommands& program);
 
 }  // namespace ctxc

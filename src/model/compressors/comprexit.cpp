@@ -303,8 +303,14 @@ class Comprexit : public Compressor {
                  {"b", by_row(width.b_NK).flatten(0, 1)},
                  {"plan", by_row(width.plan_NWK)},
                  {"slots_raw", by_row(width.slots_NKD).flatten(1, 2)},
+                 {"window_tokens", by_row(window_tokens(grid, context.tokens())) - 1},
                  {"slots", memory.slots_BKD.detach()},
                  {"slots_mask", memory.mask_BK.to(at::kLong)}};
+  }
+
+  /// 1 + packed index of each window position, 0 where there is none.
+  static Tensor window_tokens(const WindowGrid& grid, int64_t packed) {
+    return (grid.token_NW + 1).masked_fill(grid.token_NW.eq(packed), 0);
   }
 
   Config config_;
