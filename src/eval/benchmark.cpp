@@ -17,7 +17,7 @@ std::string set_name(const SourceConfig& entry) {
   std::string name = fs::path(entry.path).filename().string();
   for (const char* ending : {".gz", ".jsonl", ".json", ".txt"})
     if (name.size() > std::string_view(ending).size() && name.ends_with(ending))
-      name = name.substr(0, name.size() - std::string_view(ending).size());
+      name.resize(name.size() - std::string_view(ending).size());
   return name.empty() ? "set" : name;
 }
 
