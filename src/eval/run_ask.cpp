@@ -12,6 +12,7 @@
 #include "core/log.h"
 #include "core/stop.h"
 #include "core/text.h"
+#include "data/prompt.h"
 #include "eval/run_commands.h"
 #include "model/generate.h"
 #include "model/memory_artifact.h"

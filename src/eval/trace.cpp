@@ -1,5 +1,7 @@
 #include "eval/trace.h"
 
+#include <fmt/ranges.h>
+
 #include "core/error.h"
 #include "model/generate.h"
 #include "model/weights.h"
