@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "eval/inspect.h"
 #include "eval/trace.h"
+#include "eval/trace_method.h"
 #include "model/weights.h"
 
 namespace ctxc {
@@ -23,10 +24,10 @@ int trace(const Cli& cli) {
   if (threads > 0) at::set_num_threads(static_cast<int>(threads));
   const std::string in = cli.require("in"), out = cli.require("out");
 
-  CTXC_CHECK(request.checkpoint.empty(), ErrorKind::kUsage, "",
-             "trace: '{}' holds no method that can be traced", request.checkpoint);
   const TraceInputs inputs = read_trace_inputs(in, cli.get("prefix"));
-  TraceOutputs outputs = trace_backbone(*Backbone::load(request.model), inputs, request);
+  TraceOutputs outputs = request.checkpoint.empty()
+                             ? trace_backbone(*Backbone::load(request.model), inputs, request)
+                             : trace_checkpoint(inputs, request);
   for (auto& [name, tensor] : outputs) tensor = tensor.cpu().contiguous();
   save_tensors(out, outputs);
   log_info(fmt::format("{}: {} tensors", out, outputs.size()));
