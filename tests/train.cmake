@@ -1,0 +1,8 @@
+ctxc_test(lr_test train SOURCES unit/lr_test.cpp)
+ctxc_test(optimizer_test train SOURCES unit/optimizer_test.cpp)
+ctxc_test(planner_test train SOURCES unit/planner_test.cpp)
+ctxc_test(run_config_test train SOURCES unit/run_config_test.cpp)
+ctxc_test(run_folder_test train SOURCES unit/run_folder_test.cpp)
+ctxc_test(checkpoint_test train SOURCES reliability/checkpoint_test.cpp LABELS fast reliability)
+ctxc_test(resume_test train SOURCES reliability/resume_test.cpp LABELS fast reliability)
+ctxc_test(train_program_test train SOURCES reliability/train_program_test.cpp LABELS slow reliability DEPENDS ctxc-train)
