@@ -6,4 +6,3 @@ ctxc_test(llama_golden_test eval SOURCES parity/llama_golden_test.cpp DEPENDS ct
 ctxc_test(llama_shared_test eval SOURCES parity/llama_shared_test.cpp LABELS shared)
 ctxc_test(comprexit_golden_test eval SOURCES parity/comprexit_golden_test.cpp)
 ctxc_test(comprexit_shared_test eval SOURCES parity/comprexit_shared_test.cpp LABELS shared)
-ctxc_test(evaluation_test eval SOURCES unit/evaluation_test.cpp unit/exporter_test.cpp LIBS ctxc_exporters)
