@@ -34,7 +34,7 @@ def ctxc(program, *arguments):
 def make_base(folder):
     """A random Llama with grouped heads, larger weights than usual so that the logits are far from flat."""
     torch.manual_seed(11)
-    config = LlamaConfig(vocab_size=1024, hidden_size=64, intermediate_size=160, num_hidden_layers=3,
+    config = LlamaConfig(vocab_size=956, hidden_size=64, intermediate_size=160, num_hidden_layers=3,
                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
                          initializer_range=0.2, bos_token_id=0, eos_token_id=0, pad_token_id=1,
                          tie_word_embeddings=False)

@@ -293,8 +293,9 @@ int try_shell(const std::string& shell, const std::string& script, const std::st
   testing::TempDir folder;
   const std::string file = folder / "completion";
   write_file_atomic(file, script + body);
-  const std::string command =
-      "command -v " + shell.substr(0, shell.find(' ')) + " >/dev/null || exit 127; " + shell + " " + file;
+  const std::string command = "command -v " + shell.substr(0, shell.find(' ')) +
+                              " >/dev/null || exit 127; cd " + folder.str() + "; " + shell + " " +
+                              file;  // an empty folder: file names would complete as well
   return WEXITSTATUS(std::system(command.c_str()));
 }
 

@@ -25,7 +25,7 @@ TEST(RunConfig, ReadsItsOwnDumpBack) {
 }
 
 TEST(RunConfig, FillsInDefaults) {
-  const RunConfig config = tiny_config("", {"train.steps=5"}, "{name: truncate_head}");
+  const RunConfig config = tiny_config("\"\"", {"train.steps=5"}, "{name: truncate_head}");
   EXPECT_EQ(config.directory(), "runs/tiny");
   EXPECT_EQ(config.compressor.find("ratio")->scalar(), "4");
   EXPECT_EQ(config.objective_weights(), (std::map<std::string, double>{{"ce", 1.0}}));
@@ -61,7 +61,7 @@ TEST(RunConfig, RefusesValuesThatCannotWork) {
   expect_error(ErrorKind::kUsage, "backbone.path is missing",
                [] { tiny_config("x", {"backbone.init=pretrained"}); });
   expect_error(ErrorKind::kUsage, "backbone.tokenizer is missing",
-               [] { tiny_config("x", {"backbone.tokenizer="}); });
+               [] { tiny_config("x", {"backbone.tokenizer=\"\""}); });
   expect_error(ErrorKind::kUsage, "is not a multiple of",
                [] { tiny_config("x", {"backbone.shape.hidden_size=33"}).llama(10); });
   expect_error(ErrorKind::kUsage, "cannot share", [] {
