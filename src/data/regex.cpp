@@ -22,7 +22,8 @@ constexpr size_t kJitStackStart = 32 << 10, kJitStackLimit = 64 << 20;
 /// One escape after its backslash, in PCRE2's words; `in_class` inside [...].
 std::string translate_escape(char escape, bool in_class, const std::string& pattern,
                              const std::string& origin) {
-  const std::string word = "\\p{L}\\p{M}\\p{N}\\p{Pc}";
+  // Oniguruma's word characters, measured over all code points: superscripts and fractions of Latin-1 are in.
+  const std::string word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
   switch (escape) {
     case 's':
       return "\\p{White_Space}";
