@@ -115,11 +115,17 @@ def llama3(wheel, pattern):
     return tokenizer_json({spell[token]: rank for token, rank in ranks.items()}, merges, specials, steps, True)
 
 
+def is_assigned(character):
+    """Not newer than Python's Unicode tables: there PCRE2 and the package's engine may be of different age."""
+    return unicodedata.category(character) != "Cn"
+
+
 def every_character():
     """Planes 0 to 3 (to the last ideograph) and the tags, each character beside a letter, a digit and a space."""
     documents = []
     for base in [*range(0, 0x32400, 1024), 0xE0000]:
-        points = [chr(point) for point in range(base, base + 1024) if not 0xD800 <= point < 0xE000]
+        points = [chr(point) for point in range(base, base + 1024)
+                  if not 0xD800 <= point < 0xE000 and is_assigned(chr(point))]
         if points:
             documents.append("".join(f" a{c}1 {c}" for c in points))
     return documents
@@ -127,8 +133,7 @@ def every_character():
 
 def adversarial(rng, count, specials):
     """Random strings of what tokenizers stumble over."""
-    # Characters newer than Python's Unicode tables: there PCRE2 and the package's engine may be of different age.
-    assigned = [c for c in map(chr, [*range(0x20, 0xD800), *range(0xE000, 0x30000)]) if unicodedata.category(c) != "Cn"]
+    assigned = [c for c in map(chr, [*range(0x20, 0xD800), *range(0xE000, 0x30000)]) if is_assigned(c)]
     pools = [
         lambda: "".join(rng.choice("aeiou tnshrdl'") for _ in range(rng.randint(1, 12))),
         lambda: " " * rng.randint(1, 40),
