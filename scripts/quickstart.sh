@@ -46,16 +46,17 @@ say "evaluating on passages never trained on"
 [ -e "$run/eval/results.json" ] || "$bin/ctxc-eval" --checkpoint "$run" --out "$run/eval"
 
 say "exporting and asking"
+question="What is the job of Boris? Boris works as a"
 [ -e "$run/export/method" ] || "$bin/ctxc-export" --in "$run" --to safetensors --out "$run/export/method"
 if [ ! -e "$run/export/memory.safetensors" ]; then
   mkdir -p "$run/export"
-  printf '%s' "Notes: Anna lives in Rome. Anna works as a baker. Boris lives in Oslo. Boris works as a pilot." > "$run/export/text.txt"
+  printf '%s' "Notes: Boris lives in Oslo. The market sells soup. Boris works as a pilot. Boris likes honey. Boris owns a boat. The road to Lima is long." > "$run/export/text.txt"
   "$bin/ctxc-run" compress --checkpoint "$run" --text "$run/export/text.txt" --out "$run/export/memory.safetensors"
 fi
 [ -e "$run/export/peft" ] || "$bin/ctxc-export" --in "$run/export/memory.safetensors" --to peft-prompt --out "$run/export/peft"
 model=$(sed -n 's/^  path: \(.*\)$/\1/p' "$run/config.yaml" | head -n 1 | tr -d '"')
 cat "$run/export/text.txt"; echo
-"$bin/ctxc-run" ask --memory "$run/export/memory.safetensors" --model "$model" "Where does Boris live? Boris lives in"
+"$bin/ctxc-run" ask --memory "$run/export/memory.safetensors" --model "$model" "$question"
 "$bin/ctxc-eval" report "$run" --out "$run/report.html"
 
 say "result"
