@@ -49,10 +49,11 @@ const CliSpec kSpec = {
 /// Shots for untrained references are short, so that they leave room in the window the base was trained on.
 constexpr int64_t kShotContext = 192, kShotPool = 400;
 
-std::vector<std::string> only(const std::vector<std::string>& overrides, const std::string& section) {
+/// Those that change how a method is built and computed.
+std::vector<std::string> of_method(const std::vector<std::string>& overrides) {
   std::vector<std::string> result;
   for (const std::string& text : overrides)
-    if (text.starts_with(section + ".")) result.push_back(text);
+    if (text.starts_with("compressor.") || text.starts_with("run.dtype=")) result.push_back(text);
   return result;
 }
 
@@ -146,7 +147,7 @@ class Evaluation {
   }
 
   void load_main(bool has_config) {
-    main_ = load_method(checkpoint_, cli_.get("model"), only(overrides_, "compressor"),
+    main_ = load_method(checkpoint_, cli_.get("model"), of_method(overrides_),
                         has_config ? backbone_options() : BackboneOptions{});
     if (!has_config)
       config_ =

@@ -96,7 +96,10 @@ LoadedMethod load_ours(const std::string& checkpoint, const std::string& model,
   if (const Yaml* prompt = method.config.find("prompt")) read_config(*prompt, method.prompt, "prompt");
 
   const TensorMap tensors = load_tensors(method.path + "/" + kTrainable);
-  method.backbone = backbone_of(method.config, state, below(tensors, "backbone."), model, origin, options);
+  BackboneOptions as_trained = options;
+  if (options.dtype == "auto") as_trained.dtype = text_at(method.config, "run", "dtype");
+  if (as_trained.dtype.empty()) as_trained.dtype = "auto";
+  method.backbone = backbone_of(method.config, state, below(tensors, "backbone."), model, origin, as_trained);
   const std::string named = text_at(method.config, "backbone", "tokenizer");
   const std::string base = model.empty() ? text_at(method.config, "backbone", "path") : model;
   method.tokenizer_path = named.empty() || !model.empty() ? base : named;

@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "core/random.h"
 #include "model/attention.h"
-#include "model/layers.h"
 #include "model/weights.h"
 
 namespace ctxc {
@@ -27,8 +27,9 @@ at::ScalarType storage_dtype(const std::string& asked, at::ScalarType in_file, b
   return in_file == at::kDouble ? at::kFloat : in_file;
 }
 
-Tensor head_logits(const Tensor& hidden, const Tensor& weight_VD) {
-  if (weight_VD.scalar_type() == hidden.scalar_type()) return at::linear(hidden, weight_VD);
+Tensor head_logits(const Tensor& hidden, const Tensor& weight_VD, Products products) {
+  if (weight_VD.scalar_type() == hidden.scalar_type() || products == Products::kNarrow)
+    return adapted_linear(hidden, weight_VD, nullptr, products);
   std::vector<Tensor> parts;
   for (const Tensor& rows : weight_VD.split(kHeadRows, 0)) parts.push_back(adapted_linear(hidden, rows));
   return at::cat(parts, -1);
@@ -58,6 +59,12 @@ Backbone::Backbone(LlamaConfig config, std::map<std::string, Tensor> weights, co
   head_VD_ = config_.tie_word_embeddings ? embedding_VD_ : weights_.at("lm_head.weight");
   norm_D_ = weights_.at("model.norm.weight");
   inverse_frequencies_ = rope_inverse_frequencies(config_).to(options.device);
+  if (options.dtype != "bfloat16" || trainable_ || !options.device.is_cpu()) return;
+  if (cpu_multiplies_bfloat16()) {
+    products_ = Products::kNarrow;
+  } else {
+    log_warning("this CPU has no bfloat16 products: the bfloat16 weights are multiplied in float32");
+  }
 }
 
 std::shared_ptr<Backbone> Backbone::load(const std::string& path, const BackboneOptions& options) {
@@ -95,7 +102,7 @@ at::Device Backbone::device() const {
 }
 
 at::ScalarType Backbone::compute_dtype() const {
-  // bfloat16 products are a hundred times slower than float32 ones on CPUs without the instructions for them.
+  // Only products are ever narrower on a CPU (see Products): what lies between them gains nothing by it.
   if (device().is_cpu()) return at::kFloat;
   return embedding_VD_.scalar_type() == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
 }
@@ -120,7 +127,7 @@ Tensor Backbone::head_VD() const {
 }
 
 Tensor Backbone::logits(const Tensor& hidden) const {
-  return head_logits(hidden, head_VD_);
+  return head_logits(hidden, head_VD_, products_);
 }
 
 Tensor Backbone::run_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope, Attention& attention,
@@ -129,7 +136,7 @@ Tensor Backbone::run_layer(int64_t index, const Tensor& x_PD, const RopeTable& r
   const int64_t tokens = x_PD.size(0), width = config_.head_dim;
   const auto project = [&](const Tensor& input, Projection projection) {
     return adapted_linear(input, layer.projection[static_cast<int>(projection)],
-                          adapters ? adapters->find(index, projection) : nullptr);
+                          adapters ? adapters->find(index, projection) : nullptr, products_);
   };
   const Tensor read_PD = rms_norm(x_PD, layer.input_norm_D, config_.rms_norm_eps);
   const Tensor query_PHE =

@@ -14,6 +14,7 @@
 
 #include "core/config.h"
 #include "model/llama_config.h"
+#include "model/layers.h"
 #include "model/lora.h"
 #include "model/memory.h"
 #include "model/shapes.h"
@@ -21,7 +22,6 @@
 namespace ctxc {
 
 class Attention;
-struct RopeTable;
 
 /// One row of a packed batch.
 struct Segment {
@@ -71,7 +71,9 @@ class KvCache {
 };
 
 struct BackboneOptions {
-  std::string dtype = "auto";  ///< auto | float32 | bfloat16: of the stored weights; auto = as in the file
+  /// auto | float32 | bfloat16: of the stored weights; auto = as in the file. On a CPU that can, `bfloat16`
+  /// also multiplies in bfloat16 (frozen weights only); everything between the products stays float32.
+  std::string dtype = "auto";
   at::Device device = at::kCPU;
   bool trainable = false;   ///< float32 parameters with gradients
   std::string prefix = {};  ///< see load_llama_weights
@@ -132,6 +134,7 @@ class Backbone {
   std::map<std::string, Tensor> weights_;
   std::vector<Layer> layers_;
   Tensor embedding_VD_, head_VD_, norm_D_, inverse_frequencies_;
+  Products products_ = Products::kWide;
   bool trainable_ = false;
 };
 

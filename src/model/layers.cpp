@@ -1,5 +1,6 @@
 #include "model/layers.h"
 
+#include <ATen/cpu/Utils.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -36,10 +37,24 @@ Tensor swiglu(const Tensor& gate, const Tensor& up) {
   return at::silu(gate) * up;
 }
 
-Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lora) {
+bool cpu_multiplies_bfloat16() {
+  static const bool fast = [] {
+    const auto capabilities = at::cpu::get_cpu_capabilities();
+    const auto has = [&](const char* name) {
+      const auto found = capabilities.find(name);
+      return found != capabilities.end() && found->second.isBool() && found->second.toBool();
+    };
+    return has("avx512_bf16") || has("amx_bf16");
+  }();
+  return fast;
+}
+
+Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lora, Products products) {
   Tensor y;
   if (weight.scalar_type() == x.scalar_type()) {
     y = at::linear(x, weight);
+  } else if (products == Products::kNarrow) {
+    y = at::linear(x.to(weight.scalar_type()), weight).to(x.scalar_type());
   } else if (x.requires_grad() && at::GradMode::is_enabled()) {
     y = WideningLinear::apply(x, weight);
   } else {

@@ -17,10 +17,17 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight_D, double eps);
 /// gate, up [..., F].
 Tensor swiglu(const Tensor& gate, const Tensor& up);
 
-/// x [..., in] times weight [out, in], plus the adapter's scale * B (A x). A weight of another type than x (a
-/// mapped bfloat16 one) is widened for the product and forgotten; backward widens it again instead of keeping
-/// it.
-Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lora = nullptr);
+/// What happens where a weight is stored in a narrower type than its input.
+enum class Products {
+  kWide,   ///< the weight is widened for the product and forgotten; backward widens it again instead of keeping it
+  kNarrow  ///< the input (in backward the gradient) is rounded to the weight's type, the result is widened
+};
+/// True where bfloat16 products are faster than float32 ones on this CPU (AVX512-BF16 or AMX).
+bool cpu_multiplies_bfloat16();
+
+/// x [..., in] times weight [out, in], plus the adapter's scale * B (A x), in the type of x.
+Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lora = nullptr,
+                      Products products = Products::kWide);
 
 /// [E/2] float32, after llama3 scaling.
 Tensor rope_inverse_frequencies(const LlamaConfig& config);

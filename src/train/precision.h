@@ -1,5 +1,5 @@
 // bf16 autocast for the lifetime of an object: only where the device is a GPU and the run asks for bfloat16.
-// On the CPU everything is computed in float32.
+// On the CPU the frozen base alone may multiply in bfloat16 (Products in model/layers.h).
 #pragma once
 #include <ATen/autocast_mode.h>
 
