@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "core/config.h"
-#include "model/llama_config.h"
 #include "model/layers.h"
+#include "model/llama_config.h"
 #include "model/lora.h"
 #include "model/memory.h"
 #include "model/shapes.h"

@@ -19,7 +19,8 @@ Tensor swiglu(const Tensor& gate, const Tensor& up);
 
 /// What happens where a weight is stored in a narrower type than its input.
 enum class Products {
-  kWide,   ///< the weight is widened for the product and forgotten; backward widens it again instead of keeping it
+  kWide,   ///< the weight is widened for the product and forgotten; backward widens it again instead of
+           ///< keeping it
   kNarrow  ///< the input (in backward the gradient) is rounded to the weight's type, the result is widened
 };
 /// True where bfloat16 products are faster than float32 ones on this CPU (AVX512-BF16 or AMX).

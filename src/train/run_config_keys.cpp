@@ -9,7 +9,8 @@ void RunSection::describe(Fields& f) {
   f("seed", seed, "of initial parameters, data order and noise").min(0);
   f("device", device, "cpu, cuda or cuda:N");
   f("dtype", dtype,
-    "of the frozen weights: auto = as stored. bfloat16 also computes in it: on a GPU (autocast) and on a CPU with "
+    "of the frozen weights: auto = as stored. bfloat16 also computes in it: on a GPU (autocast) and on a CPU "
+    "with "
     "AVX512-BF16 or AMX (matrix products only)")
       .one_of({"auto", "float32", "bfloat16"});
   f("threads", threads, "CPU threads; 0 = as the environment says (OMP_NUM_THREADS, else all cores)").min(0);
