@@ -38,7 +38,7 @@ CompileWatcher watch(const ContextText& context, JsonLinesFile& log, Progress& p
   watcher.answered = [&](int64_t done, int64_t of) {
     log_info(fmt::format("{}: the teacher has answered {} of {} queries", context.id, done, of));
   };
-  watcher.step = [&](const CompileStep& step, int64_t of) {
+  watcher.step = [&](const CompileStep& step, int64_t) {
     log.write({{"context", context.id},
                {"step", step.step},
                {"lambda", step.lambda},
@@ -47,8 +47,8 @@ CompileWatcher watch(const ContextText& context, JsonLinesFile& log, Progress& p
                {"recon", step.recon},
                {"grad_norm", step.grad_norm},
                {"seconds", step.seconds}});
-    progress.update(step.step + 1, fmt::format("of {} · loss {:.4f} · KL {:.4f} · recon {:.4f} · {:.2f} s",
-                                               of, step.loss, step.align, step.recon, step.seconds));
+    progress.update(step.step + 1, fmt::format("loss {:.4f} · KL {:.4f} · recon {:.4f} · {:.2f} s", step.loss,
+                                               step.align, step.recon, step.seconds));
   };
   watcher.check = [&](const CompileCheck& check) {
     log.write({{"context", context.id},

@@ -11,7 +11,8 @@ namespace {
 
 using Keys = std::vector<std::pair<const char*, const char*>>;
 
-/// Of lcc, whatever the preset. The frame of a chat where the base has one; answers are shown whole.
+/// Of lcc, where the preset says nothing else. The frame of a chat where the base has one; answers are shown
+/// whole.
 const Keys kLcc = {{"prompt.cleanup", "none"},
                    {"prompt.head", "auto"},
                    {"prompt.question_prefix", "\"\\n\\n\""},
@@ -66,7 +67,8 @@ std::string text_at(const Yaml& document, std::string_view dotted) {
 Yaml with_preset(Yaml document) {
   if (text_at(document, "compressor.name") != "lcc") return document;
   const std::string preset = text_at(document, "compressor.preset");
-  for (const Keys* keys : {&kLcc, preset == "paper" ? &kPaper : preset == "small" ? &kSmall : &kDefault})
+  // The preset first: what it says goes before what all of them share.
+  for (const Keys* keys : {preset == "paper" ? &kPaper : preset == "small" ? &kSmall : &kDefault, &kLcc})
     for (const auto& [key, value] : *keys)
       if (!find(document, key))
         document = document.with(key, Yaml::parse(value, std::string("preset ") + preset));
