@@ -30,7 +30,7 @@ Outcome run(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& targ
     const int64_t count = std::min(chunk, rows - begin);
     const Tensor hidden_CD = hidden_MD.narrow(0, begin, count);
     const Tensor target_C1 = target_M.narrow(0, begin, count).unsqueeze(1);
-    Tensor block_CV = at::linear(hidden_CD, weight_VD).to(at::kFloat);
+    Tensor block_CV = at::linear(hidden_CD.to(weight_VD.scalar_type()), weight_VD).to(at::kFloat);
     const Tensor top_C1 = block_CV.amax(1, /*keepdim=*/true);
     const Tensor wanted_C1 = block_CV.gather(1, target_C1);
     block_CV.sub_(top_C1).exp_();
