@@ -1,6 +1,7 @@
 #include "data/prompt.h"
 
 #include "core/error.h"
+#include "core/text.h"
 #include "data/cleanup.h"
 #include "data/utf8.h"
 
@@ -9,6 +10,26 @@ namespace {
 
 void append(Tokens& out, const Tokens& more) {
   out.insert(out.end(), more.begin(), more.end());
+}
+
+/// The chat formats that ctxc knows, by the special tokens they consist of.
+struct ChatFormat {
+  std::vector<std::string> tokens;  ///< all of them must be in the vocabulary
+  std::string open, close;          ///< of a user's turn; `close` opens the assistant's as well
+};
+
+std::optional<ChatFormat> chat_format(const Tokenizer& tokenizer) {
+  static const std::vector<ChatFormat> known = {
+      {{"<|im_start|>", "<|im_end|>"}, "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"},
+      {{"<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
+       "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
+       "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"}};
+  for (const ChatFormat& format : known) {
+    bool complete = true;
+    for (const std::string& token : format.tokens) complete = complete && tokenizer.find(token).has_value();
+    if (complete) return format;
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -22,10 +43,14 @@ void PromptConfig::describe(Fields& f) {
   f("answer_prefix", answer_prefix, "in front of every answer, e.g. \" \"");
   f("context_bos", context_bos, "BOS inside the context (peer's evaluation: true, its training: false)");
   f("split_question", split_question, "tokenise question and answer prompt apart (peer's evaluation: true)");
-  f("head", head, "what the decoder reads before the slots").one_of({"bos", "none"});
+  f("head", head,
+    "what the decoder reads before the slots; chat: the opening of a user's turn, which every query closes; "
+    "auto: chat where the tokenizer has a chat format that ctxc knows, else bos")
+      .one_of({"bos", "none", "chat", "auto"});
   f("answer_extractor", answer_extractor,
-    "what of the generated text is scored; first_sentence_dot (the peer's) cuts at the first '.' as well")
-      .one_of({"first_line", "first_sentence_dot"});
+    "what of the generated text is scored or shown; first_sentence_dot (the peer's) cuts at the first '.' as "
+    "well")
+      .one_of({"first_line", "first_sentence_dot", "whole"});
   f("shots", shots, "solved examples in front, for untrained references").min(0).max(64);
 }
 
@@ -33,6 +58,17 @@ Prompt::Prompt(PromptConfig config, Tokenizer tokenizer)
     : config_(std::move(config)), tokenizer_(std::move(tokenizer)) {
   CTXC_CHECK(tokenizer_.eos(), ErrorKind::kInput, "name it as eos_token in tokenizer_config.json",
              "prompt: the tokenizer names no end-of-text token");
+  if (config_.head == "chat" || config_.head == "auto") {
+    const std::optional<ChatFormat> format = chat_format(tokenizer_);
+    CTXC_CHECK(format || config_.head == "auto", ErrorKind::kInput,
+               "set prompt.head=bos and write the template into prompt.question_prefix and answer_prompt",
+               "prompt: the tokenizer has no chat format that ctxc knows (ChatML, Llama 3)");
+    config_.head = format ? "chat" : "bos";
+    if (format) {
+      turn_open_ = format->open;
+      turn_close_ = format->close;
+    }
+  }
   const bool needs_bos = config_.head == "bos" || config_.context_bos;
   CTXC_CHECK(!needs_bos || tokenizer_.bos(), ErrorKind::kInput,
              "name it as bos_token in tokenizer_config.json, or set prompt.head=none",
@@ -47,6 +83,7 @@ TokenId Prompt::pad() const {
 }
 
 Tokens Prompt::head_ids() const {
+  if (config_.head == "chat") return tokenizer_.encode(turn_open_);
   return config_.head == "bos" ? Tokens{*tokenizer_.bos()} : Tokens{};
 }
 
@@ -73,11 +110,18 @@ Tokens Prompt::context_ids(const std::string& context) const {
 
 Tokens Prompt::query_ids(const std::string& question, int64_t max_question_tokens) const {
   const std::string asked = config_.question_prefix + clean_question(question);
-  if (!config_.split_question) return tokenizer_.encode(asked + config_.answer_prompt);
+  if (!config_.split_question) return tokenizer_.encode(asked + config_.answer_prompt + turn_close_);
   Tokens ids = tokenizer_.encode(asked);
   if (max_question_tokens > 0 && static_cast<int64_t>(ids.size()) > max_question_tokens)
     ids.resize(max_question_tokens);
-  append(ids, tokenizer_.encode(config_.answer_prompt));
+  append(ids, tokenizer_.encode(config_.answer_prompt + turn_close_));
+  return ids;
+}
+
+Tokens Prompt::query_ids(const std::string& text, const Tokens& quoted) const {
+  Tokens ids = tokenizer_.encode(config_.question_prefix + text);
+  append(ids, quoted);
+  append(ids, tokenizer_.encode(config_.answer_prompt + turn_close_));
   return ids;
 }
 
@@ -108,6 +152,7 @@ std::string Prompt::extract_answer(const Tokens& generated) const {
     if (tokenizer_.contains(id)) known.push_back(id);
   }
   const std::string text = tokenizer_.decode(known);
+  if (config_.answer_extractor == "whole") return std::string(trim(text));
   return config_.answer_extractor == "first_line" ? extract_first_line(text)
                                                   : extract_first_sentence_dot(text);
 }

@@ -13,8 +13,13 @@ struct ExportRequest {
   std::string in;     ///< run folder, checkpoint, memory artifact, or (hf) a model
   std::string out;    ///< what the exporter writes: a file or a folder, as its entry says; does not exist yet
   std::string model;  ///< path of the base, "" = the one the input names
-  std::string dtype;  ///< float32 | bfloat16 | float16; "" = the target's default
+  std::string dtype;  ///< float32 | bfloat16 | float16 | int8 (kv); "" = the target's default
   uint64_t shard_bytes = 5'000'000'000;  ///< largest weight file of a folder
+  int64_t offset = 0;                    ///< positions by which the keys of a memory are moved
+  int64_t llama_state_version = 0;       ///< of the llama.cpp state file; 0 = not said
+  std::string llama_state_like;          ///< a state file saved by the user's llama.cpp, to copy the form of
+  std::string llama_flash_attention;     ///< of the server that will read it: on | off; "" = not said
+  int64_t llama_placeholder = -1;        ///< token id that stands for a row; -1 = not said
 };
 
 struct Exporter {

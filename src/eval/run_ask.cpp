@@ -12,7 +12,7 @@
 #include "core/log.h"
 #include "core/stop.h"
 #include "core/text.h"
-#include "data/prompt.h"
+#include "data/prompt_record.h"
 #include "eval/run_commands.h"
 #include "model/generate.h"
 #include "model/memory_artifact.h"
@@ -27,7 +27,7 @@ using Clock = std::chrono::steady_clock;
 const CliSpec kSpec = {
     .summary = "Answers questions from a memory artifact on the frozen base it was made for.",
     .usage = "ctxc-run ask --memory MEMORY --model PATH [QUESTION]",
-    .options = {{"memory", "MEMORY", "artifact of ctxc-run compress"},
+    .options = {{"memory", "MEMORY", "artifact of ctxc-run compress, compile or compose"},
                 {"model", "PATH", "the base model (default: where the memory says)"},
                 {"chat", "", "several questions, one a line from standard input, until an empty line"},
                 {"max-new-tokens", "N", "longest answer (default 32)"},
@@ -35,20 +35,6 @@ const CliSpec kSpec = {
                 {"logits", "FILE", "also write the logits after every token of the question (safetensors)"},
                 {"force", "", "go on although the weights' fingerprint differs"}},
     .max_positional = 1};
-
-/// The template the memory's method was trained with; the defaults where the memory does not say.
-PromptConfig prompt_of(const MemoryArtifact& memory, const std::string& origin) {
-  PromptConfig prompt;
-  const Json info = memory.info;
-  if (!info.contains("prompt")) return prompt;
-  const Json record = json_at<Json>(info, "prompt", origin);
-  prompt.cleanup = json_or<std::string>(record, "cleanup", prompt.cleanup, origin);
-  prompt.question_prefix = json_or<std::string>(record, "question_prefix", prompt.question_prefix, origin);
-  prompt.answer_prompt = json_or<std::string>(record, "answer_prompt", prompt.answer_prompt, origin);
-  prompt.split_question = json_or<bool>(record, "split_question", prompt.split_question, origin);
-  prompt.answer_extractor = json_or<std::string>(record, "answer_extractor", prompt.answer_extractor, origin);
-  return prompt;
-}
 
 /// A loaded memory on its base, ready for questions.
 class Asker {
@@ -64,7 +50,7 @@ class Asker {
     tokenizer_ = Tokenizer::load(model);
     backbone_ = Backbone::load(model);
     check_memory_fits(artifact_, *backbone_, tokenizer_, cli.has("force"));
-    prompt_ = std::make_unique<Prompt>(prompt_of(artifact_, path_), tokenizer_);
+    prompt_ = std::make_unique<Prompt>(recorded_prompt(info, path_), tokenizer_);
     memory_ = memory_of(artifact_, *backbone_);
     options_.max_new_tokens = cli.get_int("max-new-tokens", 32);
     CTXC_CHECK(options_.max_new_tokens > 0, ErrorKind::kUsage, "",

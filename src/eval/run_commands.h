@@ -6,6 +6,8 @@ namespace ctxc {
 
 /// compress: a text becomes a memory artifact.
 void add_run_compress(Subcommands& program);
+/// compose: several memories become one.
+void add_run_compose(Subcommands& program);
 /// ask: questions to a memory on the frozen base.
 void add_run_ask(Subcommands& program);
 

@@ -12,6 +12,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "data/prompt_record.h"
 #include "eval/run_commands.h"
 #include "model/artifact.h"
 
@@ -68,15 +69,6 @@ std::string method_name(const LoadedMethod& method) {
   return name && !name->is_null() ? name->scalar() : "comprexit";
 }
 
-/// What `ask` needs to put questions as the method was trained on them.
-OrderedJson prompt_record(const PromptConfig& prompt) {
-  return {{"cleanup", prompt.cleanup},
-          {"question_prefix", prompt.question_prefix},
-          {"answer_prompt", prompt.answer_prompt},
-          {"split_question", prompt.split_question},
-          {"answer_extractor", prompt.answer_extractor}};
-}
-
 int run_compress(const Cli& cli) {
   const std::string checkpoint = cli.require("checkpoint"), text_path = cli.require("text"),
                     out = cli.require("out");
@@ -106,7 +98,7 @@ int run_compress(const Cli& cli) {
   artifact.info["context"] = {{"sha256", sha256_hex(text)}, {"n_tokens", used}, {"truncated", used < found}};
   artifact.info["ratio"] = ratio;
   artifact.info["metrics"] = {{"seconds", seconds}};
-  artifact.info["prompt"] = prompt_record(method.prompt);
+  artifact.info["prompt"] = prompt_record(prompt.config());
   artifact.info["resume_text"] = method.prompt.question_prefix;
   const std::filesystem::path parent = std::filesystem::path(out).parent_path();
   if (!parent.empty()) make_directories(parent.string());

@@ -186,7 +186,7 @@ ForwardResult Backbone::run(Tensor x_PD, const Tensor& positions_P, int64_t batc
     }
     if (index + 1 < last) keep(index + 1, x_PD);
   }
-  if (deepest == last) keep(last, rms_norm(x_PD, norm_D_, config_.rms_norm_eps));
+  if (deepest == last) keep(last, options.final_norm ? rms_norm(x_PD, norm_D_, config_.rms_norm_eps) : x_PD);
   return result;
 }
 

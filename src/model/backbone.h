@@ -43,6 +43,7 @@ struct ForwardOptions {
   int64_t layers = 0;                 ///< run only the first layers, then the final norm; 0 = all
   bool keep_kv = false;               ///< also return keys and values of every layer
   const Adapters* adapters = nullptr;
+  bool final_norm = true;  ///< false: hidden state L comes as the last layer leaves it
 };
 
 struct ForwardResult {

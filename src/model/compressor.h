@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/config.h"
@@ -100,11 +101,14 @@ class Compressor : public torch::nn::Module {
   std::map<std::string, Tensor> recorded_;
 };
 
+class PerDocument;  ///< model/per_document.h: methods that are optimised anew for every context
+
 struct CompressorEntry {
   /// Parses the flat section `compressor` (strictly) and builds the method.
   std::function<std::shared_ptr<Compressor>(const Yaml& section, const CompressorSetup& setup)> create;
   std::function<std::string(const std::string& key)> help;  ///< help_for() of its configuration
   std::function<std::string(const Yaml& section)> resolve;  ///< the section with defaults filled in
+  Scope scope = Scope::kAmortized;
 };
 Registry<CompressorEntry>& compressor_registry();
 
@@ -130,7 +134,8 @@ CompressorEntry compressor_entry() {
             Config config;
             read_config(section, config, "compressor", {"name"});
             return dump_config(config);
-          }};
+          },
+          std::is_base_of_v<PerDocument, Method> ? Scope::kPerDocument : Scope::kAmortized};
 }
 }  // namespace detail
 

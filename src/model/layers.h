@@ -42,4 +42,9 @@ RopeTable rope_table(const Tensor& inverse_frequencies, const Tensor& positions_
 /// x [P, heads, E].
 Tensor apply_rope(const Tensor& x_PHE, const RopeTable& table);
 
+/// Keys that RoPE has already turned, moved by `delta_N` positions (rotations add up: R(p + d) k = R(d) R(p)
+/// k). key [..., N, E], delta int64 [N]. Angles, cosines and sines in float64, the product in float32, then
+/// the type of the keys. Differentiable.
+Tensor shift_keys(const Tensor& key, const Tensor& delta_N, const Tensor& inverse_frequencies);
+
 }  // namespace ctxc

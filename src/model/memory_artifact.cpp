@@ -7,31 +7,13 @@
 #include "core/cli.h"
 #include "core/error.h"
 #include "core/text.h"
+#include "model/memory_record.h"
 #include "model/weights.h"
 
 namespace ctxc {
 namespace {
 
 constexpr int64_t kFormatVersion = 1;
-
-/// The `model` record of a backbone.
-OrderedJson model_record(const Backbone& backbone) {
-  const LlamaConfig& config = backbone.config();
-  const OrderedJson full = config.to_json();
-  OrderedJson record;
-  record["name_or_path"] = backbone.path();
-  record["architecture"] = "LlamaForCausalLM";
-  record["num_hidden_layers"] = config.num_layers;
-  record["num_key_value_heads"] = config.num_kv_heads;
-  record["head_dim"] = config.head_dim;
-  record["hidden_size"] = config.hidden_size;
-  record["vocab_size"] = config.vocab_size;
-  record["rope_theta"] = config.rope_theta;
-  record["rope_scaling"] = full.contains("rope_scaling") ? full["rope_scaling"] : OrderedJson(nullptr);
-  record["weights_fingerprint"] = backbone.path().empty() ? "" : weights_fingerprint(backbone.path());
-  record["dtype"] = std::string(name_of(dtype_of(backbone.weights().begin()->second.scalar_type())));
-  return record;
-}
 
 std::string utc_now() {
   return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
@@ -58,16 +40,79 @@ Tensor tensor_of(const std::map<std::string, Tensor>& tensors, const std::string
 
 void check_rows(const MemoryArtifact& memory, const std::string& path) {
   const Json info = memory.info;
-  const int64_t rows = memory.kind == "kv" ? memory.k_LGNE.size(2) : memory.embeds_ND.size(0);
+  const int64_t rows = memory.rows();
   const int64_t said = json_at<int64_t>(info, "n_header", path) + json_at<int64_t>(info, "n_slots", path);
   CTXC_CHECK(rows == said, ErrorKind::kInput, "the file is damaged",
              "{}: rows do not match the record (found {}, expected n_header + n_slots = {})", path, rows,
              said);
   CTXC_CHECK(memory.kind == "embeds" || memory.k_LGNE.sizes() == memory.v_LGNE.sizes(), ErrorKind::kInput,
              "the file is damaged", "{}: k and v have different shapes", path);
+  if (!info.contains("positions")) return;
+  const Json positions = json_at<Json>(info, "positions", path);
+  const int64_t first = json_at<int64_t>(positions, "first", path),
+                count = json_at<int64_t>(positions, "count", path);
+  const bool rotated = json_at<bool>(positions, "rotated", path);
+  CTXC_CHECK(first == 0 && count == rows && rotated, ErrorKind::kInput,
+             "make the memory again: its keys would be read at other places than they were turned to",
+             "{}: positions do not fit (found first {}, count {}, rotated {}, expected first 0, count {}, "
+             "rotated true)",
+             path, first, count, rotated, rows);
+}
+
+/// k or v of an int8 file: values times scale. `one` = the dimension the scale has one entry of.
+Tensor widened(const std::map<std::string, Tensor>& tensors, const std::string& name, int64_t one,
+               Tensor& rows, Tensor& scale, const std::string& path) {
+  rows = tensors.at(name);
+  scale = tensor_of(tensors, name + "_scale", 4, path);
+  std::vector<int64_t> expected = rows.sizes().vec();
+  CTXC_CHECK(rows.dim() == 4, ErrorKind::kInput, "", "{}: tensor '{}' has {} dimensions (expected 4)", path,
+             name, rows.dim());
+  expected[static_cast<size_t>(one)] = 1;
+  CTXC_CHECK(scale.sizes() == at::IntArrayRef(expected), ErrorKind::kInput, "the file is damaged",
+             "{}: tensor '{}_scale' does not fit '{}'", path, name, name);
+  return rows.to(at::kFloat) * scale.to(at::kFloat);
+}
+
+void load_kv(const std::map<std::string, Tensor>& tensors, const std::string& path, MemoryArtifact& memory) {
+  const auto k = tensors.find("k"), v = tensors.find("v");
+  const bool int8 = k != tensors.end() && v != tensors.end() && k->second.scalar_type() == at::kChar &&
+                    v->second.scalar_type() == at::kChar;
+  if (!int8) {
+    memory.k_LGNE = tensor_of(tensors, "k", 4, path);
+    memory.v_LGNE = tensor_of(tensors, "v", 4, path);
+    return;
+  }
+  Int8Rows stored;
+  memory.k_LGNE = widened(tensors, "k", 2, stored.k_LGNE, stored.k_scale_LG1E, path);
+  memory.v_LGNE = widened(tensors, "v", 3, stored.v_LGNE, stored.v_scale_LGN1, path);
+  memory.int8 = std::move(stored);
+}
+
+/// What every record begins with.
+OrderedJson new_record(const MemoryArtifact& artifact, const std::vector<int64_t>& header,
+                       const Backbone& backbone, const Tokenizer& tokenizer, const std::string& method) {
+  const int64_t rows = artifact.rows(), head = static_cast<int64_t>(header.size());
+  OrderedJson info;
+  info["format_version"] = kFormatVersion;
+  info["kind"] = artifact.kind;
+  info["method"] = method;
+  info["n_slots"] = rows - head;
+  info["n_header"] = head;
+  info["header_token_ids"] = header;
+  info["positions"] = {{"first", 0}, {"count", rows}, {"rotated", true}};
+  info["model"] = model_record(backbone);
+  info["tokenizer_sha256"] = tokenizer.fingerprint();
+  info["resume_text"] = "";
+  info["created"] = utc_now();
+  info["tool"] = std::string(trim(version_text(false)));
+  return info;
 }
 
 }  // namespace
+
+int64_t MemoryArtifact::rows() const {
+  return kind == "kv" ? k_LGNE.size(2) : embeds_ND.size(0);
+}
 
 MemoryArtifact load_memory(const std::string& path) {
   const SafetensorsFile file(path);
@@ -83,8 +128,7 @@ MemoryArtifact load_memory(const std::string& path) {
   memory.kind = json_at<std::string>(info, "kind", path);
   const auto tensors = load_tensors(path);
   if (memory.kind == "kv") {
-    memory.k_LGNE = tensor_of(tensors, "k", 4, path);
-    memory.v_LGNE = tensor_of(tensors, "v", 4, path);
+    load_kv(tensors, path, memory);
   } else {
     CTXC_CHECK(memory.kind == "embeds", ErrorKind::kInput, "",
                "{}: unknown kind of memory (found '{}', expected embeds or kv)", path, memory.kind);
@@ -99,7 +143,12 @@ void save_memory(const std::string& path, const MemoryArtifact& memory) {
   const auto add = [&](const char* name, const Tensor& tensor) {
     tensors.emplace_back(name, tensor.detach().to(at::kCPU).contiguous());
   };
-  if (memory.kind == "kv") {
+  if (memory.int8) {
+    add("k", memory.int8->k_LGNE);
+    add("v", memory.int8->v_LGNE);
+    add("k_scale", memory.int8->k_scale_LG1E);
+    add("v_scale", memory.int8->v_scale_LGN1);
+  } else if (memory.kind == "kv") {
     add("k", memory.k_LGNE);
     add("v", memory.v_LGNE);
   } else {
@@ -108,36 +157,18 @@ void save_memory(const std::string& path, const MemoryArtifact& memory) {
   save_tensors(path, tensors, {{"ctxc", memory.info.dump()}, {"format", "pt"}});
 }
 
-void check_memory_fits(const MemoryArtifact& memory, const Backbone& backbone, const Tokenizer& tokenizer,
-                       bool force) {
-  const Json info = memory.info;
-  const Json said = json_at<Json>(info, "model", "memory artifact"), here = model_record(backbone);
-  std::vector<std::string> problems;
-  for (const char* key : {"architecture", "num_hidden_layers", "num_key_value_heads", "head_dim",
-                          "hidden_size", "vocab_size", "rope_theta", "rope_scaling", "weights_fingerprint"}) {
-    if (force && std::string(key) == "weights_fingerprint") continue;
-    const Json found = said.contains(key) ? said[key] : Json(nullptr);
-    if (found != here[key])
-      problems.push_back(fmt::format("{} (found {}, expected {})", key, found.dump(), here[key].dump()));
-  }
-  const std::string tokens = json_or<std::string>(info, "tokenizer_sha256", "", "memory artifact");
-  if (tokens != tokenizer.fingerprint())
-    problems.push_back(
-        fmt::format("tokenizer_sha256 (found {}, expected {})", tokens, tokenizer.fingerprint()));
-  CTXC_CHECK(problems.empty(), ErrorKind::kInput, "use the model and tokenizer the memory was made for",
-             "the memory artifact does not fit this model: {}", join(problems, "; "));
-}
-
 MemoryArtifact make_memory_artifact(const Memory& memory, int64_t row, const Backbone& backbone,
                                     const Tokenizer& tokenizer, const std::string& method) {
   const Tensor valid_K = memory.mask_BK[row].nonzero().flatten();
   MemoryArtifact artifact;
   artifact.kind = memory.kv.empty() ? "embeds" : "kv";
-  const int64_t header = artifact.kind == "kv" ? 0 : memory.head_ids_BP.size(1);
+  std::vector<int64_t> header;
   if (artifact.kind == "embeds") {
     artifact.embeds_ND = at::cat({header_embeddings(memory, row, backbone).to(memory.slots_BKD.scalar_type()),
                                   memory.slots_BKD[row].index_select(0, valid_K)})
                              .detach();
+    for (int64_t i = 0; i < memory.head_ids_BP.size(1); ++i)
+      header.push_back(memory.head_ids_BP[row][i].item<int64_t>());
   } else {
     std::vector<Tensor> keys, values;
     for (const KvPair& pair : memory.kv) {
@@ -147,21 +178,22 @@ MemoryArtifact make_memory_artifact(const Memory& memory, int64_t row, const Bac
     artifact.k_LGNE = at::stack(keys).detach();
     artifact.v_LGNE = at::stack(values).detach();
   }
-  OrderedJson& info = artifact.info;
-  info["format_version"] = kFormatVersion;
-  info["kind"] = artifact.kind;
-  info["method"] = method;
-  info["n_slots"] = valid_K.size(0);
-  info["n_header"] = header;
-  info["header_token_ids"] = OrderedJson::array();
-  for (int64_t i = 0; i < header; ++i)
-    info["header_token_ids"].push_back(memory.head_ids_BP[row][i].item<int64_t>());
-  info["positions"] = {{"first", 0}, {"count", header + valid_K.size(0)}, {"rotated", true}};
-  info["model"] = model_record(backbone);
-  info["tokenizer_sha256"] = tokenizer.fingerprint();
-  info["resume_text"] = "";
-  info["created"] = utc_now();
-  info["tool"] = std::string(trim(version_text(false)));
+  artifact.info = new_record(artifact, header, backbone, tokenizer, method);
+  return artifact;
+}
+
+MemoryArtifact make_kv_artifact(const std::vector<KvPair>& kv, const Tokens& header, const Backbone& backbone,
+                                const Tokenizer& tokenizer, const std::string& method) {
+  MemoryArtifact artifact;
+  artifact.kind = "kv";
+  std::vector<Tensor> keys, values;
+  for (const KvPair& pair : kv) {
+    keys.push_back(pair.key_BGKE[0]);
+    values.push_back(pair.value_BGKE[0]);
+  }
+  artifact.k_LGNE = at::stack(keys).detach();
+  artifact.v_LGNE = at::stack(values).detach();
+  artifact.info = new_record(artifact, {header.begin(), header.end()}, backbone, tokenizer, method);
   return artifact;
 }
 
@@ -170,7 +202,7 @@ Memory memory_of(const MemoryArtifact& artifact, const Backbone& backbone) {
   const auto device = backbone.device();
   const auto dtype = backbone.compute_dtype();
   const bool kv = artifact.kind == "kv";
-  const int64_t rows = kv ? artifact.k_LGNE.size(2) : artifact.embeds_ND.size(0);
+  const int64_t rows = artifact.rows();
   if (kv) {
     for (int64_t layer = 0; layer < artifact.k_LGNE.size(0); ++layer)
       memory.kv.push_back({artifact.k_LGNE[layer].unsqueeze(0).to(device, dtype),

@@ -10,6 +10,7 @@
 #include "core/stop.h"
 #include "core/text.h"
 #include "model/objective.h"
+#include "train/compile_run.h"
 #include "train/dry_run.h"
 #include "train/trainer.h"
 
@@ -82,6 +83,35 @@ int report(const Cli& cli, const TrainResult& result) {
   return 0;
 }
 
+FolderUse folder_use(const Cli& cli) {
+  return cli.has("resume")      ? FolderUse::kResume
+         : cli.has("overwrite") ? FolderUse::kOverwrite
+                                : FolderUse::kNew;
+}
+
+/// Texts of data.contexts become memory artifacts.
+int compile(const Cli& cli, const RunConfig& config) {
+  if (cli.has("dry-run")) {
+    fmt::print("{}", compile_plan(config));
+    return 0;
+  }
+  install_stop_handlers();
+  const CompileRunResult result = compile_contexts(config, folder_use(cli));
+  if (cli.json())
+    fmt::print("{}\n", OrderedJson{{"contexts", result.contexts},
+                                   {"compiled", result.compiled},
+                                   {"kept", result.kept},
+                                   {"failed", result.failed},
+                                   {"signal", result.signal}}
+                           .dump());
+  log_info(fmt::format("{}: {} contexts compiled, {} were there already{}", config.directory(),
+                       result.compiled, result.kept,
+                       result.failed > 0 ? fmt::format(", {} failed a gate", result.failed) : std::string()));
+  if (result.signal == 0) return 0;
+  log_info("stopped by a signal; go on with the next context with --resume");
+  return 128 + result.signal;
+}
+
 int train(const Cli& cli) {
   if (cli.help()) {
     fmt::print("{}", run_config_help(*cli.help()));
@@ -95,16 +125,14 @@ int train(const Cli& cli) {
     return 0;
   }
   if (config.run.threads > 0) at::set_num_threads(static_cast<int>(config.run.threads));
+  if (is_per_document(config)) return compile(cli, config);
   if (cli.has("dry-run")) {
     const DryRun plan = dry_run(config);
     fmt::print("{}", cli.json() ? plan.json.dump() + "\n" : plan.text);
     return 0;
   }
   install_stop_handlers();
-  const FolderUse use = cli.has("resume")      ? FolderUse::kResume
-                        : cli.has("overwrite") ? FolderUse::kOverwrite
-                                               : FolderUse::kNew;
-  Trainer trainer(config, use);
+  Trainer trainer(config, folder_use(cli));
   return report(cli, trainer.run());
 }
 

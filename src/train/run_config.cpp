@@ -8,6 +8,7 @@
 #include "core/text.h"
 #include "model/compressor.h"
 #include "model/objective.h"
+#include "train/presets.h"
 
 namespace ctxc {
 namespace {
@@ -106,6 +107,7 @@ void RunConfig::describe(Fields& f) {
     "the auxiliary terms of the method; default {ce: 1}");
   f.section("train", train, "the loop");
   f.section("eval", eval, "what ctxc-eval measures");
+  f.section("queries", queries, "random queries of methods that compile one context at a time");
 }
 
 std::string RunConfig::directory() const {
@@ -161,6 +163,7 @@ RunConfig resolve_run_config(Yaml document, const std::vector<std::string>& over
     const auto [key, value] = parse_override(text);
     document = document.with(key, value);
   }
+  document = with_preset(document);
   RunConfig config;
   read_config(document, config, "");
   config.compressor = resolve_compressor(config.compressor);

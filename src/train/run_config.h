@@ -46,9 +46,17 @@ struct BackboneSection {
 struct DataSection {
   std::string root;
   std::vector<SourceConfig> train, valid, eval;
+  std::vector<std::string> contexts;
   ExampleRules rules;
   bool padded = false;
   int64_t bucket_batches = 16, max_queries = 0, preview = 1;
+  void describe(Fields& f);
+};
+
+/// Random queries of methods that compile one context at a time.
+struct QuerySection {
+  std::string path;
+  int64_t count = 128, held_out = 16, max_new = 128;
   void describe(Fields& f);
 };
 
@@ -76,6 +84,7 @@ struct RunConfig {
   Yaml objective;  ///< name -> weight
   TrainSection train;
   EvalConfig eval;
+  QuerySection queries;
   void describe(Fields& f);
 
   std::string directory() const;  ///< the run folder

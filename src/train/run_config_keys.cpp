@@ -47,6 +47,10 @@ void DataSection::describe(Fields& f) {
   f.list("train", train, "training sets");
   f.list("valid", valid, "validation sets, read every train.valid_every steps");
   f.list("eval", eval, "sets that ctxc-eval measures");
+  f("contexts", contexts,
+    "texts to compile, for methods that are optimised anew for each (lcc): text files, or JSONL(.gz) with a "
+    "key "
+    "`text` or `context` in every line");
   f("context_tokens", rules.context_tokens, "longest context").min(1).unit("tokens");
   f("query_tokens", rules.query_tokens, "longest question with its answer").min(2).unit("tokens");
   f("generation_tokens", rules.generation_tokens, "continuation behind the context of a text block")
@@ -69,6 +73,14 @@ void DataSection::describe(Fields& f) {
   f("max_queries", max_queries, "questions of one context used per visit, drawn anew each epoch; 0 = all")
       .min(0);
   f("preview", preview, "examples that --dry-run shows").min(0);
+}
+
+void QuerySection::describe(Fields& f) {
+  f("path", path,
+    "text file (one a line) or JSONL (key `query`) of random queries; empty: those of the project");
+  f("count", count, "queries drawn for a context to train on").min(1);
+  f("held_out", held_out, "queries drawn for a context to measure on").min(1);
+  f("max_new", max_new, "longest answer of the teacher").min(1).unit("tokens");
 }
 
 void TrainSection::describe(Fields& f) {

@@ -12,8 +12,9 @@ namespace {
 namespace fs = std::filesystem;
 
 /// What a run and the programs that go on from it write.
-constexpr const char* kOurs[] = {"config.yaml", "log.jsonl",   "samples.jsonl", "latest", "nonfinite.json",
-                                 "report.html", "checkpoints", "tensorboard",   "eval",   "export"};
+constexpr const char* kOurs[] = {"config.yaml",    "log.jsonl",   "samples.jsonl", "latest",
+                                 "nonfinite.json", "report.html", "checkpoints",   "tensorboard",
+                                 "eval",           "export",      "memories",      "contexts.jsonl"};
 
 std::vector<std::string> contents_of(const std::string& path) {
   std::vector<std::string> names;

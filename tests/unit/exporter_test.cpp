@@ -121,7 +121,7 @@ TEST(Export, MemoriesOnly) {
   memory.info["kind"] = "kv";
   save_memory((dir / "kv.safetensors").string(), memory);
   expect_error(ErrorKind::kUsage, "kind embeds",
-               [&] { run_export("raw", request(dir / "kv.safetensors", dir / "out"), false); });
+               [&] { run_export("peft-prompt", request(dir / "kv.safetensors", dir / "out"), false); });
 }
 
 TEST(FileSummary, MemoriesAndPlainTensors) {

@@ -140,6 +140,45 @@ TEST(Prompt, NeedsTheTokensItPlaces) {
   EXPECT_EQ(Prompt(config, load()).pad(), 0) << "EOS pads where nothing else does";
 }
 
+/// The embedded base's tokenizer with these special tokens behind its own.
+Tokenizer with_specials(const TempDir& folder, const std::vector<std::string>& tokens) {
+  const auto root = testing::root() / "models/tiny-facts";
+  Json file = read_json_file((root / "tokenizer.json").string());
+  int64_t id = tiny_facts().vocab_size();
+  for (const std::string& token : tokens)
+    file["added_tokens"].push_back({{"id", id++}, {"content", token}, {"special", true}});
+  write_file_atomic((folder / "tokenizer.json").string(), file.dump());
+  write_file_atomic((folder / "tokenizer_config.json").string(),
+                    read_file((root / "tokenizer_config.json").string()));
+  return Tokenizer::load(folder.str());
+}
+
+TEST(Prompt, ChatHeadOpensATurnThatEveryQueryCloses) {
+  const TempDir folder;
+  const Tokenizer chatml = with_specials(folder, {"<|im_start|>", "<|im_end|>"});
+  PromptConfig config;
+  config.cleanup = "none";
+  config.head = "auto";
+  config.question_prefix = "\n\n";
+  config.answer_prompt = "";
+  const Prompt chat(config, chatml);
+  EXPECT_EQ(chat.head(), "chat");
+  EXPECT_EQ(chat.head_ids(), chatml.encode("<|im_start|>user\n"));
+  EXPECT_EQ(chat.query_ids("Who?"), chatml.encode("\n\nWho?<|im_end|>\n<|im_start|>assistant\n"));
+  const Tokens quoted = {5, 7};
+  EXPECT_EQ(chat.query_ids("After:", quoted),
+            chatml.encode("\n\nAfter:") + quoted + chatml.encode("<|im_end|>\n<|im_start|>assistant\n"));
+  const TempDir other;
+  const Prompt llama(config, with_specials(other, {"<|begin_of_text|>", "<|start_header_id|>",
+                                                   "<|end_header_id|>", "<|eot_id|>"}));
+  EXPECT_EQ(llama.head_ids().front(), *llama.tokenizer().find("<|begin_of_text|>"));
+  EXPECT_EQ(llama.query_ids("Who?").back(), llama.tokenizer().encode("\n\n").back());
+  // Without a chat format auto is BOS, and chat is an error.
+  EXPECT_EQ(prompt(config).head(), "bos");
+  config.head = "chat";
+  expect_error(ErrorKind::kInput, "no chat format", [&] { prompt(config); });
+}
+
 TEST(PromptConfig, RefusesUnknownChoices) {
   const auto read = [](const std::string& text) {
     PromptConfig config;

@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "eval/exporter.h"
+#include "eval/memory_export.h"
 #include "model/artifact.h"
 #include "model/parameters.h"
 #include "model/weights.h"
@@ -55,9 +56,7 @@ void copy_tokenizer(const std::string& from, const std::string& to) {
 void write_hf(const ExportRequest& request) {
   const Source source = open_model(request);
   const std::string dtype = request.dtype.empty() ? "bfloat16" : request.dtype;
-  const at::ScalarType type = dtype == "float32"   ? at::kFloat
-                              : dtype == "float16" ? at::kHalf
-                                                   : at::kBFloat16;
+  const at::ScalarType type = float_type(dtype);
   TensorMap weights;
   for (const auto& [name, tensor] : source.backbone->weights())
     weights[name] = tensor.detach().to(at::kCPU, type).contiguous();

@@ -8,12 +8,18 @@
 #include "core/json.h"
 #include "eval/exporter.h"
 #include "eval/memory_export.h"
+#include "eval/model_card.h"
 #include "model/weights.h"
 
 namespace ctxc {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kUse = R"(python
+from peft import PeftModel
+model = PeftModel.from_pretrained(base, "THIS FOLDER").eval()
+model.generate(input_ids=query, attention_mask=torch.ones_like(query), max_new_tokens=64))";
 
 void write_peft_prompt(const ExportRequest& request) {
   const MemoryArtifact memory = load_embeds(request.in, "peft-prompt");
@@ -23,8 +29,7 @@ void write_peft_prompt(const ExportRequest& request) {
   const OrderedJson config = {
       {"peft_type", "PROMPT_TUNING"},
       {"task_type", "CAUSAL_LM"},
-      {"base_model_name_or_path",
-       request.model.empty() ? json_or<std::string>(model, "name_or_path", "", request.in) : request.model},
+      {"base_model_name_or_path", base_of(request, info)},
       {"revision", nullptr},
       {"inference_mode", true},
       {"num_virtual_tokens", memory.embeds_ND.size(0)},
@@ -41,6 +46,9 @@ void write_peft_prompt(const ExportRequest& request) {
   const Tensor embeds_ND = memory.embeds_ND.to(embeds_type(request.dtype, memory)).contiguous();
   save_tensors((fs::path(request.out) / "adapter_model.safetensors").string(),
                {{"prompt_embeddings", embeds_ND}}, {{"format", "pt"}});
+  write_file_atomic(
+      (fs::path(request.out) / "README.md").string(),
+      model_card(memory, "peft-prompt", "adapter_config.json, adapter_model.safetensors", kUse));
 }
 
 CTXC_REGISTER_EXPORTER(peft_prompt, "peft-prompt", true, write_peft_prompt,

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "eval/exporter.h"
+#include "eval/memory_export.h"
 #include "model/artifact.h"
 #include "model/parameters.h"
 #include "model/weights.h"
@@ -12,7 +13,7 @@ namespace {
 
 at::ScalarType type_of(const std::string& dtype, const Tensor& tensor) {
   if (dtype.empty() || !tensor.is_floating_point()) return tensor.scalar_type();
-  return dtype == "float32" ? at::kFloat : dtype == "float16" ? at::kHalf : at::kBFloat16;
+  return float_type(dtype);
 }
 
 void write_safetensors_export(const ExportRequest& request) {

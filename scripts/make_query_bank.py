@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Writes configs/queries.txt: the random queries of lcc, one a line, none of which mentions a given text.
+
+Families of requests that people make of an assistant, each a few wordings combined with hand-picked subjects that fit
+all of them. Every line names its subject itself, so it can be answered with or without any context in view. The order is
+shuffled with a fixed seed; the file is a pure function of this script.
+"""
+import pathlib
+import random
+
+OUT = pathlib.Path(__file__).resolve().parents[1] / "configs" / "queries.txt"
+
+FAMILIES = [
+    # (wordings, subjects, how many wordings each subject gets)
+    (["Explain {} in two or three sentences.", "What is {}?", "Describe {} to a curious twelve-year-old.",
+      "Give a short definition of {} and one everyday example."],
+     ["photosynthesis", "inflation", "a hash table", "plate tectonics", "compound interest", "natural selection",
+      "a black hole", "the water cycle", "supply and demand", "a neural network", "the placebo effect",
+      "public-key cryptography", "gravity", "a vaccine", "an ecosystem", "opportunity cost", "a prime number",
+      "the greenhouse effect", "a metaphor", "an operating system", "entropy", "a constitution", "fermentation",
+      "the immune system", "a recursive function", "the stock market", "nuclear fusion", "a tax deduction",
+      "the Doppler effect", "a database index", "the scientific method", "cognitive dissonance", "a balance sheet",
+      "tidal power", "machine translation", "antibiotic resistance", "a leap year", "the food chain",
+      "object-oriented programming", "a mortgage", "dark matter", "a haiku", "continental drift", "the Silk Road",
+      "version control", "a catalyst", "confirmation bias", "the ozone layer", "a semiconductor", "peer review"], 2),
+    (["What is the difference between {}?", "Compare {} in a short paragraph.",
+      "When would you choose one over the other: {}?"],
+     ["a virus and a bacterium", "TCP and UDP", "a crocodile and an alligator", "weather and climate",
+      "a debit card and a credit card", "a simile and a metaphor", "RAM and a hard disk", "baking powder and baking soda",
+      "a meteor and a meteorite", "socialism and communism", "a list and a tuple in Python", "empathy and sympathy",
+      "jogging and sprinting", "a lease and a loan", "speed and velocity", "jam and marmalade", "an alloy and a compound",
+      "a process and a thread", "mean and median", "a sea and an ocean", "an interpreter and a compiler",
+      "green tea and black tea", "renting and buying a home", "a frog and a toad", "stocks and bonds",
+      "an acid and a base", "a moth and a butterfly", "HTTP and HTTPS", "a monologue and a soliloquy",
+      "wheat flour and rye flour", "a supervisor and a mentor", "analog and digital signals", "a comet and an asteroid",
+      "fission and fusion", "a patent and a copyright", "a violin and a viola"], 1),
+    (["Write a short poem about {}.", "Write a four-line rhyme about {}.", "Write the opening paragraph of a story about {}.",
+      "Invent a one-sentence slogan for {}."],
+     ["a lighthouse keeper", "the first snow of winter", "a retired astronaut", "an old bicycle", "a rainy Monday",
+      "a forgotten library", "a baker who cannot sleep", "a night train", "a robot gardener", "the smell of coffee",
+      "two rival street musicians", "a paper boat", "a lost umbrella", "a mountain village", "the last bus home",
+      "a clockmaker's shop", "an abandoned theme park", "a stubborn donkey", "a summer thunderstorm",
+      "a letter that arrives too late", "a child who collects shadows", "an overgrown garden", "a broken piano",
+      "a fisherman's daughter", "a city without cars", "a cat that travels by tram", "a desert radio station",
+      "a museum at midnight", "the colour blue", "an empty chair"], 2),
+    (["How do I {}?", "Give me step-by-step instructions to {}.", "What are common mistakes when people {}?"],
+     ["change a bicycle tyre", "poach an egg", "remove a red wine stain", "write a polite complaint", "repot a house plant",
+      "prepare for a job interview", "learn to juggle three balls", "clean a cast-iron pan", "start running regularly",
+      "set up a household budget", "sharpen a kitchen knife", "tie a bow tie", "make sourdough starter",
+      "back up a laptop", "plan a surprise birthday party", "train a puppy to sit", "improve my handwriting",
+      "pack for a week with one small bag", "make cold brew coffee", "fix a dripping tap", "grow tomatoes on a balcony",
+      "write a cover letter", "memorise a speech", "iron a shirt", "fall asleep faster", "take better photos with a phone",
+      "negotiate a salary", "build a bookshelf", "cook rice without burning it", "learn touch typing",
+      "wrap an awkwardly shaped present", "organise a small conference", "read sheet music", "defrost a freezer",
+      "choose a strong password", "meditate for ten minutes"], 2),
+    (["List five {}.", "Name three {} and say one thing about each.", "Give me four examples of {}."],
+     ["renewable energy sources", "board games for two players", "famous bridges", "string instruments",
+      "healthy breakfast ideas", "programming languages", "capitals in South America", "types of cloud",
+      "Shakespeare plays", "good habits for students", "animals that hibernate", "chemical elements that are gases",
+      "ways to save water at home", "classic science fiction novels", "herbs used in Italian cooking",
+      "inventions of the nineteenth century", "sports played on ice", "questions to ask a landlord",
+      "rivers in Africa", "moons in the solar system", "exercises that need no equipment", "kinds of pasta",
+      "famous women in science", "words that rhyme with 'light'", "ways to greet somebody in other languages",
+      "trees that lose their leaves in autumn", "gifts for a grandfather", "mathematical constants",
+      "spices from India", "icebreaker questions for a workshop", "breeds of dog", "painters of the Renaissance",
+      "islands in the Mediterranean", "reasons to keep a diary", "desserts without dairy", "kinds of bridge construction"], 2),
+    (["Rewrite this sentence in a more formal style: \"{}\"", "Make this sentence shorter: \"{}\"",
+      "Correct the grammar if needed: \"{}\"", "Rewrite this sentence in the past tense: \"{}\"",
+      "Turn this statement into a question: \"{}\""],
+     ["We gotta finish the report by Friday or we are in trouble.", "She don't like the new schedule at all.",
+      "The meeting, which was about the budget, it took really very long.", "Me and him is going to the market tomorrow.",
+      "There is many reasons why the bridge get closed.", "I think maybe we could possibly meet at noon.",
+      "The dog chase the ball and bring it back every time.", "He speak three languages and want to learn a fourth.",
+      "Our team are happy to help you with whatever stuff you need.", "The train arrives late and everybody waits outside.",
+      "My brother buys a new phone every year.", "The children plays in the garden while it rain.",
+      "Please send me the thing as soon as you can.", "The results of the test was not what we expected.",
+      "They builds a house near the river.", "This cake taste amazing and I wants more of it.",
+      "The lecture was kind of boring but also pretty useful.", "Nobody know where the key are."], 2),
+    (["Write a Python function that {}.", "Show me how to write a small program that {}.",
+      "Describe in plain words an algorithm that {}."],
+     ["reverses the words of a sentence", "checks whether a string is a palindrome", "finds the largest number in a list",
+      "counts the vowels in a string", "removes duplicates from a list while keeping the order",
+      "computes the greatest common divisor of two integers", "converts Celsius to Fahrenheit",
+      "merges two sorted lists", "tells whether a year is a leap year", "prints the first twenty Fibonacci numbers",
+      "sorts a list of names by length", "finds all prime numbers below one hundred", "counts how often each word occurs",
+      "rolls two dice and adds them", "turns a Roman numeral into a number", "rotates a matrix by ninety degrees",
+      "finds the second smallest element of a list", "validates an e-mail address roughly",
+      "computes the factorial of a number", "draws a triangle of asterisks", "shuffles a deck of cards",
+      "finds the missing number in the range one to fifty", "compresses repeated letters into counts",
+      "computes the day of the week for a date"], 2),
+    (["{}", "{} Show your reasoning."],
+     ["What is 17 times 24?", "A shirt costs 40 euros and is reduced by 15 percent. What is the new price?",
+      "If a train travels 180 kilometres in two and a half hours, what is its average speed?",
+      "What is the area of a circle with a radius of 3 metres?", "Simplify the fraction 84/126.",
+      "How many minutes are there in a week?", "What is the next number in the sequence 2, 6, 12, 20, 30?",
+      "Solve for x: 5x - 7 = 18.", "A recipe for four people needs 300 grams of flour. How much is needed for seven?",
+      "What is the probability of rolling at least one six with two dice?", "Convert 72 miles to kilometres.",
+      "What is 15 percent of 260?", "Three friends share a bill of 76.50 euros equally. How much does each pay?",
+      "What is the square root of 196?", "How many different ways can five books be arranged on a shelf?",
+      "Write the number 45 in binary.", "The sum of two consecutive integers is 87. What are they?",
+      "What is the volume of a cube with edges of 4 centimetres?", "Is 221 a prime number?",
+      "A clock shows 3:15. What is the angle between its hands?"], 2),
+    (["Who was {}?", "Why is {} remembered today?", "Tell me one interesting fact about {}."],
+     ["Marie Curie", "Leonardo da Vinci", "Ada Lovelace", "Nelson Mandela", "Cleopatra", "Isaac Newton", "Frida Kahlo",
+      "Johann Sebastian Bach", "Genghis Khan", "Florence Nightingale", "Galileo Galilei", "Jane Austen", "Mahatma Gandhi",
+      "Alan Turing", "Rosa Parks", "Charles Darwin", "Ludwig van Beethoven", "Amelia Earhart", "Confucius",
+      "Nikola Tesla", "Virginia Woolf", "Simon Bolivar", "Hypatia", "Marco Polo", "Katherine Johnson", "Socrates",
+      "Vincent van Gogh", "Emmy Noether", "Napoleon Bonaparte", "Mary Shelley"], 2),
+    (["What is the capital of {}?", "Name a typical dish from {}.", "What language or languages are spoken in {}?",
+      "Describe the landscape of {} in one sentence."],
+     ["Portugal", "Kenya", "Vietnam", "Argentina", "Norway", "Canada", "Morocco", "Thailand", "Greece", "Peru", "Iceland",
+      "Turkey", "South Korea", "Egypt", "Switzerland", "New Zealand", "Mexico", "Finland", "Ethiopia", "Hungary",
+      "Indonesia", "Chile", "Ireland", "Mongolia"], 2),
+    (["What are the advantages and disadvantages of {}?", "Give one argument for and one argument against {}.",
+      "Do you think {} is a good idea? Answer in three sentences."],
+     ["working from home", "a four-day working week", "school uniforms", "electric cars", "living in a big city",
+      "homework for primary school children", "nuclear power", "space exploration", "online shopping", "a cashless society",
+      "keeping exotic pets", "free public transport", "a vegetarian diet", "compulsory voting", "self-driving cars",
+      "reality television", "social media for teenagers", "zoos", "fast fashion", "standardised tests",
+      "a universal basic income", "learning Latin", "paper books", "open-plan offices", "single-use plastics bans"], 2),
+    (["Write a short e-mail in which you {}.", "Write a text message of at most two sentences in which you {}.",
+      "Draft a handwritten note in which you {}."],
+     ["ask a neighbour to turn the music down", "thank a colleague for covering your shift",
+      "invite friends to a picnic", "postpone a dentist appointment", "ask a professor for a reference",
+      "decline a wedding invitation", "remind a client of an unpaid bill", "congratulate somebody on a promotion",
+      "apologise for a late delivery", "ask for a refund of a broken kettle", "announce a power cut in an office",
+      "recommend a restaurant to a friend", "resign from a sports club", "ask a hotel for a late check-out",
+      "welcome a new member of a team", "suggest moving a weekly meeting"], 2),
+    (["Give me a recipe idea that uses {}.", "What can I cook in twenty minutes with {}?", "How should I store {}?"],
+     ["lentils and carrots", "leftover rice", "three ripe bananas", "a head of cauliflower", "eggs and spinach",
+      "chickpeas", "a jar of pesto", "sweet potatoes", "fresh basil", "stale bread", "mushrooms and cream", "apples and oats",
+      "tofu and broccoli", "a can of tomatoes", "red cabbage", "smoked salmon"], 2),
+    (["What does the word \"{}\" mean?", "Use the word \"{}\" in a sentence.", "Give two synonyms of \"{}\"."],
+     ["serendipity", "ephemeral", "resilient", "ambiguous", "meticulous", "candid", "benevolent", "obsolete", "eloquent",
+      "tedious", "lucid", "frugal", "nostalgia", "pragmatic", "vivid", "reluctant", "tranquil", "audacious", "diligent",
+      "inevitable", "skeptical", "abundant", "concise", "novice"], 2),
+    (["What does the saying \"{}\" mean?", "Describe a situation in which somebody would say \"{}\"."],
+     ["a stitch in time saves nine", "don't count your chickens before they hatch", "the early bird catches the worm",
+      "actions speak louder than words", "when in Rome, do as the Romans do", "every cloud has a silver lining",
+      "the grass is always greener on the other side", "too many cooks spoil the broth", "you can't judge a book by its cover",
+      "a watched pot never boils", "better late than never", "birds of a feather flock together", "practice makes perfect",
+      "the pen is mightier than the sword", "look before you leap", "still waters run deep"], 2),
+    (["Why {}?", "Can you explain why {}?"],
+     ["is the sky blue", "do cats purr", "does bread rise", "do leaves change colour in autumn", "is the sea salty",
+      "do we yawn", "does ice float on water", "do onions make us cry", "do airplanes leave white trails",
+      "does the moon have phases", "do we dream", "does metal feel colder than wood", "do birds migrate",
+      "does popcorn pop", "do stars twinkle", "do magnets attract iron", "does soap clean", "do we have leap years",
+      "does thunder follow lightning", "do cactuses have spines", "does a mirror swap left and right", "do we get goose bumps",
+      "does hot air rise", "do bees make honey", "is yawning contagious", "do bubbles form in boiling water"], 1),
+    (["Suggest a {}.", "Suggest a {} and say why you chose it.", "I am looking for a {}. What do you recommend?"],
+     ["name for a small bakery", "title for a detective novel", "hobby for rainy evenings", "weekend trip by train",
+      "theme for a costume party", "name for a grey kitten", "science experiment for children", "team-building activity",
+      "first instrument for an adult beginner", "book for a long flight", "topic for a school presentation",
+      "colour scheme for a small kitchen", "stretching routine for office workers", "film for a family evening",
+      "outdoor game for ten people", "birthday present for a teenager", "password-free way to log in",
+      "name for a hiking club", "healthy snack for the afternoon", "language to learn next"], 2),
+    (["Classify each word as a noun, a verb or an adjective: {}.", "Put these words in alphabetical order: {}.",
+      "Which word does not belong with the others, and why: {}?", "Write one sentence that contains all of these words: {}."],
+     ["river, gentle, climb, stone", "apple, orange, hammer, pear", "quick, borrow, window, bright",
+      "violin, trumpet, drum, spoon", "winter, sing, heavy, ladder", "circle, square, triangle, green",
+      "doctor, teacher, pilot, carpet", "copper, silver, paper, iron", "whisper, garden, honest, train",
+      "Tuesday, Friday, March, Sunday", "salt, pepper, cinnamon, chair", "north, south, upward, west",
+      "novel, poem, essay, bottle", "falcon, sparrow, trout, owl", "jump, yellow, candle, careful",
+      "minute, hour, metre, second"], 2),
+    (["What should I think about before {}?", "Give me a checklist for {}.", "What is the hardest part of {}?"],
+     ["moving to another country", "adopting a dog", "starting a podcast", "buying a used car", "running a first marathon",
+      "opening a food truck", "renovating a bathroom", "changing careers at forty", "hosting an exchange student",
+      "learning to drive", "writing a novel", "hiking in the mountains alone", "keeping bees", "switching to a new phone",
+      "volunteering abroad", "building a website", "sharing a flat with friends", "organising a street festival",
+      "taking out a loan", "teaching a child to swim"], 2),
+    (["True or false: {}? Explain briefly.", "Is it true that {}?"],
+     ["goldfish have a memory of three seconds", "lightning never strikes the same place twice",
+      "the Great Wall of China is visible from the moon", "humans use only ten percent of their brains",
+      "a day on Venus is longer than its year", "tomatoes are fruits", "bats are blind", "glass is a liquid",
+      "sharks are mammals", "octopuses have three hearts", "Mount Everest is the tallest mountain above sea level",
+      "sugar makes children hyperactive", "water drains the other way round in the southern hemisphere",
+      "the Sahara is the largest desert on Earth", "penguins live at the North Pole", "sound travels faster in water than in air",
+      "bananas grow on trees", "diamonds are made of carbon"], 2),
+    (["Imagine you are {}. Introduce yourself in three sentences.", "Imagine you are {}. What would you do first today?"],
+     ["a weather forecaster on Mars", "the captain of a sailing ship", "a talking lighthouse", "a detective in a small town",
+      "a chef without a kitchen", "a time traveller who just arrived", "a squirrel before winter", "the mayor of an island",
+      "a librarian in the year 2200", "a street cleaner who found a map", "a nervous stage magician", "a beekeeper",
+      "an interpreter at a summit", "a lifeguard at an empty pool", "a satellite above the Atlantic", "a tired superhero"], 2),
+]
+
+LANGUAGES = ["French", "Spanish", "German", "Italian", "Portuguese"]
+PHRASES = ["Good morning, how are you?", "Where is the train station?", "I would like a cup of tea, please.",
+           "The weather is beautiful today.", "Could you help me, please?", "My sister lives in a small village.",
+           "How much does this cost?", "We are going to the cinema tonight.", "I forgot my keys at home.",
+           "The museum closes at six o'clock.", "He is reading an interesting book.", "See you next week!",
+           "Do you have a table for two?", "I am learning to cook.", "The cat is sleeping on the sofa."]
+EVENTS = ["What caused the fall of the Western Roman Empire?", "Why did the Titanic sink?",
+          "How did the printing press change Europe?", "What was the Industrial Revolution?",
+          "Why was the Great Wall of China built?", "What happened during the French Revolution?",
+          "How did the Cold War end?", "Why did the dinosaurs die out?", "What was the Black Death?",
+          "How did the ancient Egyptians build the pyramids?", "What was the purpose of the Apollo programme?",
+          "Why was the Suez Canal important for trade?", "What led to the First World War?",
+          "How did writing begin?", "What was the Renaissance?", "Why did people cross the Bering land bridge?",
+          "What was the Space Race?", "How did the Vikings navigate?", "What did the Magna Carta change?",
+          "Why is the Rosetta Stone important?", "How was penicillin discovered?", "What was the Gold Rush?",
+          "How did the telegraph change communication?", "What was the Hanseatic League?",
+          "Why did the Wall Street Crash of 1929 happen?", "How did coffee reach Europe?"]
+
+
+def lines():
+    rng = random.Random(20261125)
+    result = []
+    for wordings, subjects, each in FAMILIES:
+        for index, subject in enumerate(subjects):
+            # Neighbouring subjects begin with different wordings, so that none of them rules a family.
+            for k in range(each):
+                result.append(wordings[(index + k) % len(wordings)].format(subject))
+    for index, phrase in enumerate(PHRASES):
+        for k in range(3):
+            language = LANGUAGES[(index + 2 * k) % len(LANGUAGES)]
+            wording = ("Translate into {}: \"{}\"", "How do you say in {}: \"{}\"")[(index + k) % 2]
+            result.append(wording.format(language, phrase))
+    result += EVENTS
+    unique = list(dict.fromkeys(result))
+    rng.shuffle(unique)
+    return unique
+
+
+if __name__ == "__main__":
+    bank = lines()
+    OUT.write_text("".join(line + "\n" for line in bank), encoding="utf-8")
+    print(f"{OUT.name}: {len(bank)} queries")

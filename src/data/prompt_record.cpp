@@ -1,0 +1,27 @@
+#include "data/prompt_record.h"
+
+namespace ctxc {
+
+OrderedJson prompt_record(const PromptConfig& prompt) {
+  return {{"cleanup", prompt.cleanup},
+          {"head", prompt.head},
+          {"question_prefix", prompt.question_prefix},
+          {"answer_prompt", prompt.answer_prompt},
+          {"split_question", prompt.split_question},
+          {"answer_extractor", prompt.answer_extractor}};
+}
+
+PromptConfig recorded_prompt(const Json& info, const std::string& origin) {
+  PromptConfig prompt;
+  if (!info.contains("prompt")) return prompt;
+  const Json record = json_at<Json>(info, "prompt", origin);
+  prompt.cleanup = json_or<std::string>(record, "cleanup", prompt.cleanup, origin);
+  prompt.head = json_or<std::string>(record, "head", prompt.head, origin);
+  prompt.question_prefix = json_or<std::string>(record, "question_prefix", prompt.question_prefix, origin);
+  prompt.answer_prompt = json_or<std::string>(record, "answer_prompt", prompt.answer_prompt, origin);
+  prompt.split_question = json_or<bool>(record, "split_question", prompt.split_question, origin);
+  prompt.answer_extractor = json_or<std::string>(record, "answer_extractor", prompt.answer_extractor, origin);
+  return prompt;
+}
+
+}  // namespace ctxc

@@ -1,0 +1,219 @@
+#include "train/compile_items.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/error.h"
+#include "model/generate.h"
+#include "model/reading.h"
+
+namespace ctxc {
+namespace {
+
+constexpr int64_t kShortest = 16;     // below this a text is no longer than what asks for it
+constexpr int64_t kPhases = 16;       // ways of cutting that are used, so that teacher rows can be kept
+constexpr int64_t kWholePart = 1024;  // parts of a context that is asked for as a whole
+constexpr int64_t kAnswerBatch = 16;
+
+std::vector<int64_t> permuted(const std::vector<int64_t>& items, uint64_t seed, const char* stream,
+                              int64_t epoch) {
+  std::vector<int64_t> order;
+  const KeyedPermutation permutation(items.size(), seed, stream, static_cast<uint64_t>(epoch));
+  for (uint64_t i = 0; i < items.size(); ++i) order.push_back(items[permutation[i]]);
+  return order;
+}
+
+/// [0, phase) and then pieces of `chunk`; a rest too short to be asked for joins the piece before it.
+std::vector<Piece> cut(int64_t length, int64_t chunk, int64_t phase) {
+  std::vector<Piece> pieces = {{0, std::min(phase, length)}};
+  for (int64_t begin = phase; begin < length; begin += chunk) {
+    const int64_t end = std::min(begin + chunk, length);
+    if (end - begin < kQuoted)
+      pieces.back().end = end;
+    else
+      pieces.push_back({begin, end});
+  }
+  return pieces;
+}
+
+}  // namespace
+
+std::vector<Piece> draw_probes(int64_t length, int64_t count, uint64_t seed) {
+  const int64_t span = std::min<int64_t>(32, length / 4), places = length - span - kQuoted + 1;
+  std::vector<Piece> probes;
+  if (span < 1 || places < 1) return probes;
+  const KeyedPermutation order(static_cast<uint64_t>(places), seed, "probes");
+  for (int64_t i = 0; i < std::min(count, (places + 1) / 2); ++i) {
+    const int64_t begin = kQuoted + static_cast<int64_t>(order[static_cast<uint64_t>(i)]);
+    probes.push_back({begin, begin + span});
+  }
+  return probes;
+}
+
+std::vector<std::vector<Piece>> cut_pieces(int64_t length, int64_t chunk, uint64_t seed,
+                                           const std::vector<Piece>& probes) {
+  if (chunk == 0) return {cut(length, kWholePart, std::min(length, kWholePart))};
+  const int64_t size = std::min(chunk, (length + 1) / 2);
+  std::set<int64_t> taken;
+  for (const Piece& probe : probes) taken.insert(probe.begin);
+  std::vector<std::vector<Piece>> phases;
+  const int64_t choices = std::max<int64_t>(0, size - kQuoted + 1);
+  if (choices > 0) {
+    const KeyedPermutation order(static_cast<uint64_t>(choices), seed, "pieces");
+    for (int64_t i = 0; i < choices && static_cast<int64_t>(phases.size()) < kPhases; ++i) {
+      std::vector<Piece> pieces =
+          cut(length, size, kQuoted + static_cast<int64_t>(order[static_cast<uint64_t>(i)]));
+      const bool free = std::none_of(pieces.begin(), pieces.end(),
+                                     [&](const Piece& piece) { return taken.count(piece.begin) > 0; });
+      if (free) phases.push_back(std::move(pieces));
+    }
+  }
+  if (phases.empty()) phases.push_back({{0, length}});
+  return phases;
+}
+
+std::vector<int64_t> ItemStream::take(int64_t count) {
+  std::vector<int64_t> batch;
+  std::deque<int64_t> passed;
+  // An item that is in the batch already waits for the next one; two fresh epochs are enough to look through.
+  for (int64_t fresh = 0; static_cast<int64_t>(batch.size()) < count;) {
+    if (waiting_.empty()) {
+      if (fresh++ == 2) break;
+      const std::vector<int64_t> epoch = epoch_(next_epoch_++);
+      waiting_.assign(epoch.begin(), epoch.end());
+      if (epoch.empty()) break;
+    }
+    const int64_t item = waiting_.front();
+    waiting_.pop_front();
+    if (std::find(batch.begin(), batch.end(), item) == batch.end())
+      batch.push_back(item);
+    else
+      passed.push_back(item);
+  }
+  waiting_.insert(waiting_.begin(), passed.begin(), passed.end());
+  return batch;
+}
+
+CompileItems::CompileItems(const Backbone& backbone, const Prompt& prompt, const Document& document,
+                           const CompileRecipe& recipe, const QueryDraw& queries, ItemOptions options)
+    : backbone_(backbone),
+      prompt_(prompt),
+      document_(document),
+      recipe_(recipe),
+      options_(options),
+      teacher_(kv_memory(document.frozen)) {
+  CTXC_CHECK(document.length() >= kShortest, ErrorKind::kInput, "put so short a text into the prompt itself",
+             "the context is too short to compile (found {} tokens, expected at least {})", document.length(),
+             kShortest);
+  for (const std::string& query : queries.train) train_.push_back(add(prompt.query_ids(query), {}));
+  for (const std::string& query : queries.held_out) held_out_.push_back(add(prompt.query_ids(query), {}));
+  queries_ = static_cast<int64_t>(items_.size());
+  const std::vector<Piece> probes = draw_probes(document.length(), options.probes, options.seed);
+  for (const Piece& probe : probes) probes_.push_back(piece_item(probe));
+  phases_ = cut_pieces(document.length(), recipe.recon.chunk, options.seed, probes);
+  for (const Piece& piece : phases_[0]) piece_item(piece);
+  int64_t longest = 0;
+  for (const ReadItem& item : items_)
+    longest = std::max<int64_t>(longest, static_cast<int64_t>(item.prompt.size() + item.target.size()));
+  check_window(longest + kQuoted + options.max_new);
+}
+
+void CompileItems::check_window(int64_t read) const {
+  const int64_t window = backbone_.config().max_position,
+                needed = document_.prefix + document_.length() + read;
+  CTXC_CHECK(
+      window == 0 || needed <= window, ErrorKind::kInput,
+      "lower compressor.segment_tokens (longer contexts are then compiled in parts), compressor.recon.chunk "
+      "or queries.max_new",
+      "the context does not fit the window of the base (found {} + {} + {} tokens of prefix, context and "
+      "requests, expected at most {})",
+      document_.prefix, document_.length(), read, window);
+}
+
+int64_t CompileItems::add(Tokens prompt, Tokens target) {
+  items_.push_back({std::move(prompt), std::move(target), {}});
+  return static_cast<int64_t>(items_.size()) - 1;
+}
+
+Tokens CompileItems::repeat_request() const {
+  return prompt_.query_ids(recipe_.recon.prompt, Tokens{});
+}
+
+int64_t CompileItems::piece_item(const Piece& piece) {
+  const auto found = piece_items_.find(piece);
+  if (found != piece_items_.end()) return found->second;
+  const auto at = [&](int64_t index) { return document_.context.begin() + index; };
+  Tokens prompt =
+      piece.begin == 0
+          ? repeat_request()
+          : prompt_.query_ids(recipe_.recon.continue_prompt,
+                              Tokens(at(std::max<int64_t>(0, piece.begin - kQuoted)), at(piece.begin)));
+  const int64_t index = add(std::move(prompt), Tokens(at(piece.begin), at(piece.end)));
+  piece_items_.emplace(piece, index);
+  return index;
+}
+
+std::vector<int64_t> CompileItems::pieces_of(int64_t epoch) {
+  std::vector<int64_t> items;
+  for (const Piece& piece : phases_[static_cast<size_t>(epoch) % phases_.size()])
+    items.push_back(piece_item(piece));
+  return permuted(items, options_.seed, "pieces.order", epoch);
+}
+
+std::vector<int64_t> CompileItems::queries_of(int64_t epoch) const {
+  return permuted(train_, options_.seed, "queries.order", epoch);
+}
+
+int64_t CompileItems::epoch_items() const {
+  return static_cast<int64_t>(train_.size() + phases_[0].size());
+}
+
+void CompileItems::answer(const std::function<void(int64_t, int64_t)>& progress) {
+  GenerateOptions options;
+  options.max_new_tokens = options_.max_new;
+  options.eos = backbone_.config().eos;
+  if (std::find(options.eos.begin(), options.eos.end(), prompt_.eos()) == options.eos.end())
+    options.eos.push_back(prompt_.eos());
+  for (int64_t begin = 0; begin < queries_; begin += kAnswerBatch) {
+    const int64_t end = std::min(begin + kAnswerBatch, queries_);
+    std::vector<Tokens> prompts;
+    for (int64_t i = begin; i < end; ++i) prompts.push_back(item(i).prompt);
+    const std::vector<int64_t> rows(prompts.size(), 0);
+    const GenerateResult answers = generate(backbone_, teacher_, rows, prompts, options);
+    for (int64_t i = begin; i < end; ++i)
+      items_[static_cast<size_t>(i)].target = answers.tokens[static_cast<size_t>(i - begin)];
+    progress(end, queries_);
+  }
+}
+
+const ReadItem& CompileItems::taught(int64_t index) {
+  ReadItem& item = items_[static_cast<size_t>(index)];
+  if (!item.teacher_ND.defined()) {
+    const at::NoGradGuard no_grad;
+    item.teacher_ND = predicting_states(backbone_, teacher_, {&item}).cpu();
+  }
+  return item;
+}
+
+Tensor predicting_states(const Backbone& backbone, const Memory& memory,
+                         const std::vector<const ReadItem*>& items, const Adapters* adapters) {
+  std::vector<Continuations> groups;
+  for (const ReadItem* item : items) {
+    Tokens text = item->prompt;
+    text.insert(text.end(), item->target.begin(), item->target.end() - 1);
+    groups.push_back({.row = 0, .texts = {std::move(text)}});
+  }
+  const PackedReading reading = pack_reading(backbone, memory, groups);
+  std::vector<int64_t> sources;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const int64_t first = reading.first[i][0] + static_cast<int64_t>(items[i]->prompt.size()) - 1;
+    for (size_t t = 0; t < items[i]->target.size(); ++t) sources.push_back(first + static_cast<int64_t>(t));
+  }
+  ForwardOptions options;
+  options.adapters = adapters;
+  return backbone.forward(reading.rows, options)
+      .hidden[0]
+      .index_select(0, at::tensor(sources, at::kLong).to(backbone.device()));
+}
+
+}  // namespace ctxc

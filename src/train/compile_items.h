@@ -1,0 +1,115 @@
+// What a memory under construction is asked (lcc.md sections 4 and 5), and what the teacher says to it:
+//   queries   random instructions with the answers the base writes with the full context in view
+//   pieces    parts of the context, asked for again; their starts are drawn anew in every epoch
+//   probes    short spans of the context that no piece starts at: the validation of memory
+// The teacher's final hidden states at the positions that predict a target are computed once per item.
+#pragma once
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "data/prompt.h"
+#include "data/query_bank.h"
+#include "model/per_document.h"
+
+namespace ctxc {
+
+struct ReadItem {
+  Tokens prompt, target;  ///< both read after the memory; the target is supervised
+  Tensor teacher_ND;      ///< hidden states L that predict the target; undefined until they are needed
+};
+
+/// [first, end) of the context.
+struct Piece {
+  int64_t begin = 0, end = 0;
+  bool operator<(const Piece& other) const {
+    return std::pair(begin, end) < std::pair(other.begin, other.end);
+  }
+  bool operator==(const Piece& other) const { return begin == other.begin && end == other.end; }
+};
+
+/// Tokens in front of a piece or probe that its request quotes.
+constexpr int64_t kQuoted = 8;
+
+/// At most `count` distinct spans of min(32, L / 4) tokens, begin >= 8, never more than half the places there
+/// are.
+std::vector<Piece> draw_probes(int64_t length, int64_t count, uint64_t seed);
+
+/// Ways to cut a context into pieces of `chunk` tokens that cover every token once: first [0, phase), then
+/// from the phase on; at most 16 phases from 8 up, none of whose starts is a probe's. `chunk` 0: the whole
+/// context in parts of 1024, one way.
+std::vector<std::vector<Piece>> cut_pieces(int64_t length, int64_t chunk, uint64_t seed,
+                                           const std::vector<Piece>& probes);
+
+/// Endless stream of items, epoch after epoch, that never gives two equal ones in one batch.
+class ItemStream {
+ public:
+  explicit ItemStream(std::function<std::vector<int64_t>(int64_t epoch)> epoch) : epoch_(std::move(epoch)) {}
+  /// Fewer than `count` only where an epoch holds fewer different items.
+  std::vector<int64_t> take(int64_t count);
+
+ private:
+  std::function<std::vector<int64_t>(int64_t)> epoch_;
+  int64_t next_epoch_ = 0;
+  std::deque<int64_t> waiting_;
+};
+
+struct ItemOptions {
+  uint64_t seed = 0;
+  int64_t max_new = 128;  ///< longest answer to a random query
+  int64_t probes = 8;
+};
+
+class CompileItems {
+ public:
+  /// Error kInput where the context is too short to be asked for, or too long for the base.
+  CompileItems(const Backbone& backbone, const Prompt& prompt, const Document& document,
+               const CompileRecipe& recipe, const QueryDraw& queries, ItemOptions options);
+
+  /// Lets the teacher answer all queries; `progress(done, of)` after every batch.
+  void answer(const std::function<void(int64_t, int64_t)>& progress);
+
+  const std::vector<int64_t>& train_queries() const { return train_; }
+  const std::vector<int64_t>& held_out() const { return held_out_; }
+  const std::vector<int64_t>& probes() const { return probes_; }
+  /// Items of an epoch in a drawn order.
+  std::vector<int64_t> pieces_of(int64_t epoch);
+  std::vector<int64_t> queries_of(int64_t epoch) const;
+  int64_t epoch_items() const;  ///< reconstruction and queries together
+
+  const ReadItem& item(int64_t index) const { return items_[static_cast<size_t>(index)]; }
+  bool is_query(int64_t index) const { return index < queries_; }
+  /// The item with its teacher rows.
+  const ReadItem& taught(int64_t index);
+  /// The request for the context from its beginning.
+  Tokens repeat_request() const;
+  /// What the teacher reads.
+  const Memory& teacher() const { return teacher_; }
+
+ private:
+  int64_t add(Tokens prompt, Tokens target);
+  int64_t piece_item(const Piece& piece);
+  void check_window(int64_t slots) const;
+
+  const Backbone& backbone_;
+  const Prompt& prompt_;
+  const Document& document_;
+  CompileRecipe recipe_;
+  ItemOptions options_;
+  Memory teacher_;
+  std::deque<ReadItem> items_;  ///< pointers into it stay good
+  int64_t queries_ = 0;         ///< items before this one are queries
+  std::vector<int64_t> train_, held_out_, probes_;
+  std::vector<std::vector<Piece>> phases_;
+  std::map<Piece, int64_t> piece_items_;
+};
+
+/// Hidden states L that predict the targets of these items after a memory, [M, D], item after item.
+Tensor predicting_states(const Backbone& backbone, const Memory& memory,
+                         const std::vector<const ReadItem*>& items, const Adapters* adapters = nullptr);
+
+}  // namespace ctxc

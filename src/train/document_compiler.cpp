@@ -1,0 +1,284 @@
+#include "train/document_compiler.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/stop.h"
+#include "model/distill.h"
+#include "model/generate.h"
+#include "train/lr.h"
+
+namespace ctxc {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+Divergence divergence_named(const std::string& name) {
+  return name == "mse"          ? Divergence::kLogitMse
+         : name == "reverse_kl" ? Divergence::kReverseKl
+                                : Divergence::kForwardKl;
+}
+
+/// Weights of a term's cross-entropy and divergence.
+struct TermWeights {
+  double ce = 0, align = 0;
+};
+TermWeights term_weights(const std::string& loss) {
+  if (loss == "ce") return {1, 0};
+  if (loss == "mix") return {0.5, 0.5};
+  return {0, 1};
+}
+
+Memory without_gradients(Memory memory) {
+  if (memory.slots_BKD.defined()) memory.slots_BKD = memory.slots_BKD.detach();
+  for (KvPair& pair : memory.kv) pair = {pair.key_BGKE.detach(), pair.value_BGKE.detach()};
+  return memory;
+}
+
+/// Values of all rows of the items, in float64.
+Tensor row_means(const Tensor& value_M, const std::vector<const ReadItem*>& items) {
+  std::vector<Tensor> means;
+  int64_t begin = 0;
+  for (const ReadItem* item : items) {
+    const int64_t count = static_cast<int64_t>(item->target.size());
+    means.push_back(value_M.narrow(0, begin, count).to(at::kDouble).mean());
+    begin += count;
+  }
+  return at::stack(means);
+}
+
+}  // namespace
+
+/// Items read in one step, and what every target position counts.
+struct DocumentCompiler::Batch {
+  std::vector<const ReadItem*> items;
+  std::vector<bool> query;
+  DistillRows rows;  ///< all but the student's states
+
+  void add(const ReadItem& item, bool is_query, TermWeights weights) {
+    items.push_back(&item);
+    query.push_back(is_query);
+    const int64_t count = static_cast<int64_t>(item.target.size());
+    const std::vector<int64_t> target(item.target.begin(), item.target.end());
+    const double share = 1.0 / static_cast<double>(count);
+    append(rows.teacher_MD, item.teacher_ND);
+    append(rows.target_M, at::tensor(target, at::kLong));
+    append(rows.align_M, at::full({count}, weights.align * share, at::kFloat));
+    append(rows.ce_M, at::full({count}, weights.ce * share, at::kFloat));
+  }
+  DistillRows with(const Tensor& student_MD) const {
+    DistillRows all = rows;
+    all.student_MD = student_MD;
+    if (!all.teacher_MD.defined()) all.teacher_MD = student_MD.detach();
+    for (Tensor* tensor : {&all.teacher_MD, &all.target_M, &all.align_M, &all.ce_M})
+      *tensor = tensor->to(student_MD.device());
+    return all;
+  }
+
+ private:
+  static void append(Tensor& all, const Tensor& more) {
+    if (!more.defined()) return;
+    all = all.defined() ? at::cat({all, more}) : more;
+  }
+};
+
+DocumentCompiler::DocumentCompiler(const Backbone& backbone, const Prompt& prompt, PerDocument& method,
+                                   const Document& document, const QueryDraw& queries,
+                                   CompileSettings settings)
+    : backbone_(backbone),
+      method_(method),
+      document_(document),
+      settings_(std::move(settings)),
+      items_(backbone, prompt, document, method.recipe(), queries,
+             {.seed = settings_.seed, .max_new = settings_.max_new, .probes = 8}),
+      head_VD_(backbone.head_VD()) {}
+
+int64_t DocumentCompiler::steps_in_all() const {
+  if (settings_.steps > 0) return settings_.steps;
+  const double items = settings_.epochs * static_cast<double>(items_.epoch_items());
+  return std::max<int64_t>(1, std::llround(std::ceil(items / static_cast<double>(settings_.batch))));
+}
+
+CompileNumbers DocumentCompiler::measure(const Memory& memory) {
+  const at::NoGradGuard no_grad;
+  Batch queries, probes;
+  for (int64_t index : items_.held_out()) queries.add(items_.taught(index), true, {0, 1});
+  for (int64_t index : items_.probes()) probes.add(items_.item(index), false, {1, 0});
+  const auto values = [&](const Batch& batch) {
+    return distill_loss(batch.with(predicting_states(backbone_, memory, batch.items)), head_VD_,
+                        Divergence::kForwardKl, method_.recipe().tau);
+  };
+  CompileNumbers numbers;
+  if (!queries.items.empty())
+    numbers.kl_q = row_means(values(queries).align_M, queries.items).mean().item<double>();
+  if (!probes.items.empty()) numbers.nll_m = values(probes).nll_M.to(at::kDouble).mean().item<double>();
+  return numbers;
+}
+
+DocumentCompiler::Batch DocumentCompiler::next_batch(double lambda, ItemStream& pieces, ItemStream& queries) {
+  const CompileRecipe& recipe = method_.recipe();
+  const bool recon = recipe.recon.loss != "none", align = lambda > 0;
+  const int64_t wanted = !align ? settings_.batch : recon ? std::max<int64_t>(1, settings_.batch / 2) : 0;
+  const std::vector<int64_t> asked = recon ? pieces.take(wanted) : std::vector<int64_t>{};
+  const std::vector<int64_t> random = align ? queries.take(settings_.batch - wanted) : std::vector<int64_t>{};
+  Batch batch;
+  const TermWeights recon_term = term_weights(recipe.recon.loss);
+  const double recon_share = 1.0 / static_cast<double>(std::max<size_t>(1, asked.size()));
+  const bool answers = recipe.align_loss == "ce";
+  const double align_share = lambda / static_cast<double>(std::max<size_t>(1, random.size()));
+  // Every item of a batch gets its teacher rows, so that the rows of all can stand in one matrix.
+  for (int64_t index : asked) {
+    items_.taught(index);
+    batch.add(items_.item(index), false, {recon_term.ce * recon_share, recon_term.align * recon_share});
+  }
+  for (int64_t index : random)
+    batch.add(items_.taught(index), true, {answers ? align_share : 0, answers ? 0 : align_share});
+  return batch;
+}
+
+CompileStep DocumentCompiler::step(double lambda, const Batch& batch, std::vector<AdamW>& optimizers,
+                                   int64_t index, int64_t of) {
+  const auto start = Clock::now();
+  const CompileRecipe& recipe = method_.recipe();
+  const std::vector<ParameterGroup> groups = method_.groups();
+  for (AdamW& optimizer : optimizers) optimizer.zero_grad();
+  const Memory memory = method_.memory(backbone_);
+  const std::optional<Adapters> coupled = recipe.coupled ? method_.adapters() : std::nullopt;
+  const Tensor student_MD = predicting_states(backbone_, memory, batch.items, coupled ? &*coupled : nullptr);
+  const DistillLoss result =
+      distill_loss(batch.with(student_MD), head_VD_, divergence_named(recipe.align_loss), recipe.tau);
+  CompileStep record{.step = index, .lambda = lambda, .loss = result.loss.item<double>()};
+  CTXC_CHECK(std::isfinite(record.loss), ErrorKind::kNonFinite, "lower train.lr and compressor.buffers.lr",
+             "step {}: the loss is not finite (found {})", index, record.loss);
+  result.loss.backward();
+
+  NamedTensors all;
+  for (const ParameterGroup& group : groups)
+    all.insert(all.end(), group.tensors.begin(), group.tensors.end());
+  record.grad_norm = gradient_norm(all);
+  CTXC_CHECK(std::isfinite(record.grad_norm), ErrorKind::kNonFinite,
+             "lower train.lr and compressor.buffers.lr", "step {}: the gradient is not finite (found {})",
+             index, record.grad_norm);
+  if (settings_.clip > 0) clip_gradients(all, record.grad_norm, settings_.clip);
+  for (size_t i = 0; i < groups.size(); ++i) {
+    const LrSchedule schedule{groups[i].lr > 0 ? groups[i].lr : settings_.lr, settings_.schedule,
+                              warmup_steps(settings_.warmup, of), of, settings_.final_lr};
+    optimizers[i].step(learning_rate(schedule, index));
+  }
+  const Tensor align = row_means(result.align_M, batch.items), nll = row_means(result.nll_M, batch.items);
+  int64_t queries = 0, pieces = 0;
+  for (size_t i = 0; i < batch.items.size(); ++i) {
+    (batch.query[i] ? record.align : record.recon) +=
+        (batch.query[i] ? align : nll)[static_cast<int64_t>(i)].item<double>();
+    ++(batch.query[i] ? queries : pieces);
+  }
+  record.align /= static_cast<double>(std::max<int64_t>(1, queries));
+  record.recon /= static_cast<double>(std::max<int64_t>(1, pieces));
+  record.seconds = seconds_since(start);
+  return record;
+}
+
+bool DocumentCompiler::optimise(double lambda, const CompileWatcher& watcher, StateSelection& selection,
+                                CompileOutcome& outcome) {
+  method_.begin(backbone_, document_);
+  std::vector<AdamW> optimizers;
+  for (const ParameterGroup& group : method_.groups())
+    optimizers.emplace_back(group.tensors, settings_.adamw);
+  ItemStream pieces([this](int64_t epoch) { return items_.pieces_of(epoch); });
+  ItemStream queries([this](int64_t epoch) { return items_.queries_of(epoch); });
+  ProgressWatch watch(method_.recipe().patience);
+  const int64_t of = steps_in_all();
+  const auto check = [&](int64_t done) {
+    const at::NoGradGuard no_grad;
+    outcome.last = {done, lambda, {}, without_gradients(method_.memory(backbone_))};
+    outcome.last.numbers = measure(outcome.last.memory);
+    if (done == 0) outcome.untrained = outcome.last.numbers;
+    selection.offer(outcome.last);
+    watcher.check({done, lambda, outcome.last.numbers});
+    return watch.check(outcome.last.numbers);
+  };
+  check(0);
+  for (int64_t index = 0; index < of; ++index) {
+    if (stop_requested()) return false;
+    const CompileStep record = step(lambda, next_batch(lambda, pieces, queries), optimizers, index, of);
+    ++outcome.steps;
+    outcome.step_seconds += record.seconds;
+    watcher.step(record, of);
+    const int64_t done = index + 1;
+    const bool due = settings_.check_every > 0 && done % settings_.check_every == 0;
+    if ((due || done == of) && check(done)) break;
+  }
+  return true;
+}
+
+void DocumentCompiler::reconstruct(const Memory& memory, CompileOutcome& outcome) const {
+  const int64_t chunk = method_.recipe().recon.chunk;
+  const int64_t count = std::min<int64_t>(document_.length(), chunk > 0 ? chunk : 1024);
+  GenerateOptions options;
+  options.max_new_tokens = count;
+  const Tokens said = generate(backbone_, memory, {0}, {items_.repeat_request()}, options).tokens[0];
+  int64_t equal = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const bool same = i < static_cast<int64_t>(said.size()) &&
+                      said[static_cast<size_t>(i)] == document_.context[static_cast<size_t>(i)];
+    equal += same;
+    if (!same && outcome.recon_first_error < 0) outcome.recon_first_error = i;
+  }
+  outcome.recon_tokens = count;
+  outcome.recon_accuracy = static_cast<double>(equal) / static_cast<double>(count);
+}
+
+std::optional<CompileOutcome> DocumentCompiler::run(const CompileWatcher& watcher) {
+  const auto start = Clock::now();
+  CompileOutcome outcome;
+  items_.answer(watcher.answered);
+  outcome.teacher_seconds = seconds_since(start);
+  outcome.none = measure(kv_memory(document_.first_rows(document_.prefix)));
+  outcome.full = measure(items_.teacher());
+  StateSelection selection;
+  for (double lambda : method_.recipe().lambdas())
+    if (!optimise(lambda, watcher, selection, outcome)) return std::nullopt;
+  outcome.chosen = selection.chosen();
+  reconstruct(outcome.chosen.memory, outcome);
+  const CompileNumbers& chosen = outcome.chosen.numbers;
+  if (!(chosen.nll_m < outcome.none.nll_m))
+    outcome.failed.push_back(
+        fmt::format("probe_nll {:.4f} is not below no context's {:.4f} (more steps or a lower ratio)",
+                    chosen.nll_m, outcome.none.nll_m));
+  const double limit = std::max(outcome.none.kl_q, outcome.untrained.kl_q);
+  if (!(chosen.kl_q <= limit))
+    outcome.failed.push_back(fmt::format(
+        "heldout_kl {:.4f} is above {:.4f}, the larger of no context's and the untrained buffers' (a larger "
+        "lambda, a lower ratio or more steps)",
+        chosen.kl_q, limit));
+  outcome.seconds = seconds_since(start);
+  return outcome;
+}
+
+OrderedJson compile_metrics(const CompileOutcome& outcome) {
+  const auto numbers = [](const CompileNumbers& value) {
+    return OrderedJson{{"heldout_kl", value.kl_q}, {"probe_nll", value.nll_m}};
+  };
+  return {
+      {"heldout_kl", outcome.chosen.numbers.kl_q},
+      {"probe_nll", outcome.chosen.numbers.nll_m},
+      {"none", numbers(outcome.none)},
+      {"untrained", numbers(outcome.untrained)},
+      {"full", numbers(outcome.full)},
+      {"recon_token_acc", outcome.recon_accuracy},
+      {"recon_tokens", outcome.recon_tokens},
+      {"recon_first_error", outcome.recon_first_error},
+      {"chosen_step", outcome.chosen.step},
+      {"lambda", outcome.chosen.lambda},
+      {"steps", outcome.steps},
+      {"seconds", outcome.seconds},
+      {"teacher_seconds", outcome.teacher_seconds},
+      {"seconds_per_step", outcome.step_seconds / static_cast<double>(std::max<int64_t>(1, outcome.steps))},
+      {"failed", outcome.failed}};
+}
+
+}  // namespace ctxc

@@ -1,0 +1,158 @@
+// Memories as a user makes and uses them: compile, inspect, ask, compose, export; and every bad input with
+// its exit code.
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include "core/file.h"
+#include "core/json.h"
+#include "testing.h"
+
+namespace ctxc {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kText =
+    "Ada was born in Paris in the year 1912 and works as a baker. Her brother Tom lives in Rome and plays "
+    "the violin. "
+    "They meet every summer in a small house by the sea, where their friend Eva writes letters.";
+
+struct Result {
+  int code;
+  std::string out, err;
+};
+
+class MemoryPrograms : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::ofstream(dir_ / "text.txt") << kText;
+    base_ = (testing::root() / "models/tiny-facts").string();
+  }
+  std::string at(const std::string& name) const { return (dir_ / name).string(); }
+  Result run(const std::string& program, const std::string& arguments) const {
+    const std::string command = testing::program(program) + " " + arguments;
+    const int status = std::system(("(" + command + ") >" + at("stdout") + " 2>" + at("stderr")).c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(at("stdout")), read_file(at("stderr"))};
+  }
+  /// A compile of a second or two.
+  Result compile(const std::string& text, const std::string& out, const std::string& more = "") const {
+    return run("ctxc-run",
+               "compile --model " + base_ + " --text " + at(text) + " --out " + at(out) +
+                   " --preset small --json compressor.ratio=8 compressor.lora.rank=2 queries.count=4 "
+                   "queries.held_out=2 queries.max_new=4 train.steps=4 train.valid_every=2 " +
+                   more);
+  }
+  Json json_of(const Result& result) const {
+    EXPECT_EQ(result.code, 0) << result.err;
+    return parse_json(result.out, "stdout");
+  }
+  /// Fails with this code, an error that holds `part`, and a hint.
+  void expect_failure(const Result& result, int code, const std::string& part) const {
+    EXPECT_EQ(result.code, code) << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
+    EXPECT_EQ(result.out, "");
+  }
+  testing::TempDir dir_;
+  std::string base_;
+};
+
+TEST_F(MemoryPrograms, CompiledAskedComposedExported) {
+  const Json made = json_of(compile("text.txt", "a.safetensors"));
+  EXPECT_EQ(made.at("header"), 1);
+  EXPECT_EQ(made.at("metrics").at("steps"), 4);
+  expect_failure(compile("text.txt", "a.safetensors"), 6, "is there already");
+  ASSERT_EQ(compile("text.txt", "b.safetensors", "run.seed=1").code, 0);
+
+  const Json seen = json_of(run("ctxc-inspect", at("a.safetensors") + " --json"));
+  EXPECT_EQ(seen.at("kind"), "memory artifact");
+  EXPECT_EQ(seen.at("record").at("kind"), "kv");
+  EXPECT_TRUE(seen.at("record").at("metrics").contains("probe_nll"));
+  EXPECT_EQ(seen.at("record").at("positions").at("count"), made.at("slots").get<int64_t>() + 1);
+
+  const Json answer = json_of(run("ctxc-run", "ask --json --max-new-tokens 5 --memory " +
+                                                  at("a.safetensors") + " 'Where does Tom live?'"));
+  EXPECT_EQ(answer.at("slots"), made.at("slots"));
+  EXPECT_LE(answer.at("new_tokens"), 5);
+  std::ofstream(dir_ / "questions") << "Who?\nWhere?\n";
+  const Result chat =
+      run("ctxc-run", "ask --json --chat --memory " + at("a.safetensors") + " < " + at("questions"));
+  EXPECT_EQ(std::count(chat.out.begin(), chat.out.end(), '\n'), 2) << chat.err;
+
+  const Json joined = json_of(run("ctxc-run", "compose --json " + at("a.safetensors") + " " +
+                                                  at("b.safetensors") + " --out " + at("c.safetensors")));
+  EXPECT_EQ(joined.at("slots"), 2 * made.at("slots").get<int64_t>());
+  EXPECT_EQ(run("ctxc-run", "ask --json --memory " + at("c.safetensors") + " Who").code, 0);
+  for (const char* target : {"hf-cache", "peft-prefix", "peft-cartridge", "llamacpp-state", "raw", "kv"})
+    EXPECT_EQ(
+        run("ctxc-export", "--in " + at("c.safetensors") + " --to " + target + " --out " + at(target)).code,
+        0)
+        << target;
+  EXPECT_EQ(run("ctxc-export",
+                "--in " + at("a.safetensors") + " --to kv --dtype int8 --out " + at("small.safetensors"))
+                .code,
+            0);
+  EXPECT_LT(fs::file_size(at("small.safetensors")), fs::file_size(at("a.safetensors")));
+  EXPECT_EQ(run("ctxc-run", "ask --memory " + at("small.safetensors") + " Who").code, 0);
+}
+
+TEST_F(MemoryPrograms, BadInputsNameWhatToDo) {
+  std::ofstream(dir_ / "empty.txt") << "\n";
+  expect_failure(compile("empty.txt", "x"), 3, "the context is empty");
+  std::ofstream(dir_ / "special.txt") << kText << "<|endoftext|>" << kText;
+  expect_failure(compile("special.txt", "x"), 3, "special token <|endoftext|>");
+  {
+    std::ofstream large(dir_ / "large.txt");
+    for (int i = 0; i < 40; ++i) large << kText;
+  }
+  const Result large = compile("large.txt", "x");
+  expect_failure(large, 3, "does not fit the window");
+  EXPECT_NE(large.err.find("hint: lower compressor.segment_tokens"), std::string::npos) << large.err;
+  expect_failure(compile("text.txt", "x", "queries.count=5000"), 2, "bank of random queries is too small");
+  expect_failure(compile("text.txt", "x", "compressor.lora.rnak=3"), 2, "rnak");
+  expect_failure(compile("absent.txt", "x"), 3, "no such file");
+  EXPECT_FALSE(fs::exists(at("x")));
+
+  // A truncated artifact, one of another base, and one whose positions do not fit.
+  ASSERT_EQ(compile("text.txt", "good").code, 0);
+  const std::string bytes = read_file(at("good"));
+  write_file_atomic(at("cut"), std::string_view(bytes).substr(0, bytes.size() / 2));
+  expect_failure(run("ctxc-run", "ask --memory " + at("cut") + " --model " + base_ + " Who"), 3, at("cut"));
+  const auto damaged = [&](const std::string& from, const std::string& to) {
+    std::string other = bytes;
+    const size_t place = other.find(from);
+    EXPECT_NE(place, std::string::npos) << from;
+    other.replace(place, from.size(), to);
+    write_file_atomic(at("other"), other);
+    return run("ctxc-run", "ask --memory " + at("other") + " --model " + base_ + " Who");
+  };
+  expect_failure(damaged("\\\"rope_theta\\\":10000.0", "\\\"rope_theta\\\":20000.0"), 3,
+                 "rope_theta (found 20000.0");
+  expect_failure(damaged("\\\"first\\\":0", "\\\"first\\\":4"), 3, "positions do not fit");
+  expect_failure(run("ctxc-export",
+                     "--in " + at("good") + " --to llamacpp-state --llama-state-version 9 --out " + at("y")),
+                 2, "unknown version (found 9");
+}
+
+TEST_F(MemoryPrograms, TrainCompilesAListAndGoesOn) {
+  std::ofstream(dir_ / "more.txt") << "Tom told her. " << kText;
+  const std::string arguments =
+      (testing::root() / "configs/lcc_tiny.yaml").string() + " backbone.path=" + base_ +
+      " run.dir=" + at("run") + " 'data.contexts=[" + at("text.txt") + ", " + at("more.txt") +
+      "]' queries.count=4 queries.held_out=2 queries.max_new=4 train.steps=2 --json";
+  EXPECT_EQ(json_of(run("ctxc-train", arguments)).at("compiled"), 2);
+  EXPECT_TRUE(fs::exists(at("run/memories/text.safetensors")));
+  expect_failure(run("ctxc-train", arguments), 6, "not empty");
+  fs::remove(at("run/memories/more.safetensors"));
+  const Json again = json_of(run("ctxc-train", arguments + " --resume"));
+  EXPECT_EQ(again.at("compiled"), 1);
+  EXPECT_EQ(again.at("kept"), 1);
+  const Result plan = run("ctxc-train", arguments + " --dry-run");
+  EXPECT_EQ(plan.code, 0) << plan.err;
+  EXPECT_NE(plan.out.find("| text"), std::string::npos) << plan.out;
+}
+
+}  // namespace
+}  // namespace ctxc

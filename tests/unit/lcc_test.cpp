@@ -1,0 +1,224 @@
+// Latent Context Compilation: the two passes are the paper's one masked sequence, the rotated frame is a
+// shift, LoRA acts in the compile pass alone, and the baselines start where they should.
+#include <filesystem>
+
+#include "core/file.h"
+#include "model/blocks/buffers.h"
+#include "model/distill.h"
+#include "model/per_document.h"
+#include "model/reading.h"
+#include "testing.h"
+#include "throws.h"
+#include "tiny_llama.h"
+
+namespace ctxc {
+namespace {
+
+using testing::expect_error;
+using testing::ids_of;
+using testing::random_tensor;
+using testing::random_tokens;
+using testing::relative_error;
+
+constexpr int64_t kLength = 21, kSlots = 6;  // ratio 4: the last block is short
+
+class LccPasses : public ::testing::Test {
+ protected:
+  std::shared_ptr<PerDocument> method(const std::string& keys = "") const {
+    const Yaml section = Yaml::parse("{name: lcc, ratio: 4, lora: {rank: 3, alpha: 6}" + keys + "}", "test");
+    return std::dynamic_pointer_cast<PerDocument>(
+        make_compressor(section, {.backbone = testing::tiny_llama(), .head_ids = {}, .seed = 4}));
+  }
+  /// Every B of the LoRA away from zero, so that it matters.
+  static void stir(const PerDocument& method) {
+    const at::NoGradGuard no_grad;
+    uint64_t index = 50;
+    for (const ParameterGroup& group : method.groups())
+      for (const auto& [name, tensor] : group.tensors)
+        if (name.ends_with("lora_B")) Tensor(tensor).copy_(random_tensor(tensor.sizes(), index++));
+  }
+  Tensor read(const Memory& memory, const Tokens& text) const {
+    const PackedReading reading = pack_reading(*backbone_, memory, {{0, {text}}});
+    return backbone_->forward(reading.rows)
+        .hidden[0]
+        .narrow(0, reading.first[0][0], static_cast<int64_t>(text.size()));
+  }
+  /// The slots' keys back in the frame of the compile pass, and the text behind them there.
+  Memory unrotated(Memory memory, int64_t header) const {
+    const Tensor delta = at::cat({at::zeros({header}, at::kLong), at::full({kSlots}, kLength, at::kLong)});
+    for (KvPair& pair : memory.kv)
+      pair.key_BGKE = shift_keys(pair.key_BGKE, delta, backbone_->inverse_frequencies());
+    memory.next_position_B = memory.next_position_B + kLength;
+    return memory;
+  }
+
+  std::shared_ptr<Backbone> backbone_ = Backbone::random(testing::tiny_llama(), 8);
+  Tokens header_ = random_tokens(3, 1), context_ = random_tokens(kLength, 2), text_ = random_tokens(5, 3);
+};
+
+TEST_F(LccPasses, TwoPassesAreOneMaskedSequence) {
+  const at::NoGradGuard no_grad;
+  const auto lcc = method(", optimise: buffers");
+  const Document document = read_document(*backbone_, header_, context_);
+  lcc->begin(*backbone_, document);
+  const Tensor found = read(unrotated(lcc->memory(*backbone_), 3), text_);
+
+  // [header, context, buffers, text] at 0, 1, 2, …: buffers see all before them, the text no context.
+  const int64_t text = 5, buffers = 3 + kLength, begin = buffers + kSlots, total = begin + text;
+  Tensor mask = at::ones({total, total}, at::kBool).tril_();
+  mask.narrow(0, begin, text).narrow(1, 3, kLength).fill_(false);
+  PackedRows rows;
+  rows.embeds_PD = at::cat({backbone_->embed(ids_of(header_)), backbone_->embed(ids_of(context_)),
+                            lcc->groups()[0].tensors[0].second, backbone_->embed(ids_of(text_))});
+  rows.positions_P = at::arange(total, at::kLong);
+  rows.segments = {{.length = total, .mask_TS = mask, .prefix_row = -1}};
+  const Tensor expected = backbone_->forward(rows).hidden[0].narrow(0, begin, text);
+  EXPECT_LT(relative_error(found, expected), 1e-5);
+}
+
+TEST_F(LccPasses, RotatedFrameIsAShiftWithoutAHeader) {
+  const at::NoGradGuard no_grad;
+  const auto lcc = method();
+  const Document document = read_document(*backbone_, {}, context_);
+  lcc->begin(*backbone_, document);
+  stir(*lcc);
+  const Memory memory = lcc->memory(*backbone_);
+  EXPECT_EQ(memory.kv[0].key_BGKE.size(2), kSlots);
+  EXPECT_EQ(memory.next_position_B.item<int64_t>(), kSlots);
+  EXPECT_LT(relative_error(read(memory, text_), read(unrotated(memory, 0), text_)), 1e-5);
+  // Keys that are not turned would be read wrongly: the test can fail.
+  Memory wrong = unrotated(memory, 0);
+  wrong.next_position_B = memory.next_position_B;
+  EXPECT_GT(relative_error(read(memory, text_), read(wrong, text_)), 1e-3);
+}
+
+TEST_F(LccPasses, HeaderStaysVerbatimAndLoraStaysOutOfTheReadPass) {
+  const at::NoGradGuard no_grad;
+  const auto lcc = method();
+  const Document document = read_document(*backbone_, header_, context_);
+  lcc->begin(*backbone_, document);
+  const Memory before = lcc->memory(*backbone_);
+  stir(*lcc);
+  const Memory after = lcc->memory(*backbone_);
+  for (size_t layer = 0; layer < after.kv.size(); ++layer) {
+    EXPECT_TRUE(
+        at::equal(after.kv[layer].key_BGKE.narrow(2, 0, 3), document.frozen[layer].key_BGKE.narrow(2, 0, 3)));
+    EXPECT_FALSE(at::allclose(after.kv[layer].key_BGKE.narrow(2, 3, kSlots),
+                              before.kv[layer].key_BGKE.narrow(2, 3, kSlots)));
+  }
+  // Reading what the memory held before sees nothing of the adapters.
+  const Tensor read_before = read(before, text_);
+  stir(*lcc);
+  EXPECT_TRUE(at::equal(read(before, text_), read_before));
+}
+
+TEST_F(LccPasses, ScopesAgreeUntilTheLoraMatters) {
+  const at::NoGradGuard no_grad;
+  const Document document = read_document(*backbone_, header_, context_);
+  for (const char* place : {"", ", pos: spread", ", pos: spread, spread_mask: true"}) {
+    const auto narrow = method(place), whole = method(std::string(place) + ", lora_scope: all");
+    narrow->begin(*backbone_, document);
+    whole->begin(*backbone_, document);
+    const Memory a = narrow->memory(*backbone_), b = whole->memory(*backbone_);
+    EXPECT_LT(relative_error(a.kv[2].key_BGKE, b.kv[2].key_BGKE), 1e-5) << place;
+    stir(*narrow);
+    stir(*whole);
+    EXPECT_GT(
+        relative_error(narrow->memory(*backbone_).kv[2].key_BGKE, whole->memory(*backbone_).kv[2].key_BGKE),
+        1e-3);
+  }
+}
+
+TEST_F(LccPasses, GradientsReachEveryParameter) {
+  for (const char* keys :
+       {"", ", optimise: buffers", ", optimise: kv", ", artifact: embeds", ", lora_scope: all"}) {
+    const auto lcc = method(keys);
+    const Document document = read_document(*backbone_, header_, context_);
+    lcc->begin(*backbone_, document);
+    stir(*lcc);
+    read(lcc->memory(*backbone_), text_).square().sum().backward();
+    for (const ParameterGroup& group : lcc->groups())
+      for (const auto& [name, tensor] : group.tensors) {
+        // What follows the last layer's keys and values reaches nothing that is kept of a KV memory.
+        const bool last = name.find("layers.2.q_proj") != std::string::npos ||
+                          name.find("layers.2.o_proj") != std::string::npos;
+        if (last && std::string(keys) != ", artifact: embeds") continue;
+        ASSERT_TRUE(tensor.grad().defined()) << keys << " " << name;
+        EXPECT_GT(tensor.grad().abs().max().item<double>(), 0) << keys << " " << name;
+      }
+  }
+}
+
+TEST_F(LccPasses, BaselinesStartFromTheUntrainedBuffers) {
+  const at::NoGradGuard no_grad;
+  const Document document = read_document(*backbone_, header_, context_);
+  const auto buffers = method(", optimise: buffers"), kv = method(", optimise: kv"), lora = method();
+  for (const auto& one : {buffers, kv, lora}) one->begin(*backbone_, document);
+  const Memory expected = buffers->memory(*backbone_);
+  for (const auto& one : {kv, lora}) {
+    const Memory memory = one->memory(*backbone_);
+    EXPECT_TRUE(at::equal(memory.kv[1].key_BGKE, expected.kv[1].key_BGKE));
+    EXPECT_TRUE(at::equal(memory.kv[1].value_BGKE, expected.kv[1].value_BGKE));
+  }
+  EXPECT_EQ(kv->groups()[0].lr, 2e-2);
+  EXPECT_FALSE(kv->adapters().has_value());
+}
+
+TEST_F(LccPasses, EmbedsAreReadBehindTheHeader) {
+  const at::NoGradGuard no_grad;
+  const auto lcc = method(", artifact: embeds");
+  lcc->begin(*backbone_, read_document(*backbone_, header_, context_));
+  const Memory memory = lcc->memory(*backbone_);
+  EXPECT_TRUE(memory.kv.empty());
+  EXPECT_EQ(memory.slots_BKD.sizes(), at::IntArrayRef({1, kSlots, 32}));
+  EXPECT_EQ(memory.head_ids_BP.size(1), 3);
+  // The scale puts them among the embeddings.
+  const double slots = memory.slots_BKD.norm(2, 2).mean().item<double>();
+  const double embeddings = lcc->groups()[0].tensors[0].second.norm(2, 1).mean().item<double>();
+  EXPECT_NEAR(slots / embeddings, 1, 1e-4);
+}
+
+TEST(Buffers, FramesOfTheCompilePass) {
+  EXPECT_TRUE(at::equal(buffer_frame("tail", false, 3, 8, 2).position_K, at::tensor({11, 12}, at::kLong)));
+  EXPECT_TRUE(at::equal(buffer_frame("spread", false, 3, 8, 2).position_K, at::tensor({5, 9}, at::kLong)));
+  const BufferFrame masked = buffer_frame("spread", true, 3, 7, 2);  // blocks end at 4 and 7
+  EXPECT_TRUE(at::equal(masked.position_K, at::tensor({6, 9}, at::kLong)));
+  EXPECT_EQ(masked.mask_KS.sum(1)[0].item<int64_t>(), 3 + 4 + 1);
+  EXPECT_EQ(masked.mask_KS.sum(1)[1].item<int64_t>(), 3 + 7 + 2);
+  EXPECT_FALSE(masked.mask_KS[0][3 + 4].item<bool>());
+}
+
+TEST(Buffers, StartFromTheContext) {
+  const auto backbone = Backbone::random(testing::tiny_llama(), 8);
+  const Tokens context = random_tokens(8, 5);
+  const Tensor embeds = backbone->embed(ids_of(context));
+  const Tensor pooled = initial_buffers("mean_pool", *backbone, context, 2, 1);
+  const Tensor mean = embeds.narrow(0, 4, 4).mean(0);
+  EXPECT_LT(relative_error(pooled[1] / pooled[1].norm(), mean / mean.norm()), 1e-5);
+  EXPECT_NEAR(pooled[1].norm().item<double>(), embeds.narrow(0, 4, 4).norm(2, 1).mean().item<double>(), 1e-4);
+  EXPECT_TRUE(
+      at::equal(initial_buffers("strided", *backbone, context, 2, 1), embeds.index({at::tensor({3, 7})})));
+  const Tensor normal = initial_buffers("normal", *backbone, context, 2, 1);
+  EXPECT_FALSE(at::equal(normal, initial_buffers("normal", *backbone, context, 2, 2)));
+  EXPECT_EQ(initial_buffers("sample_vocab", *backbone, context, 2, 1).sizes(), at::IntArrayRef({2, 32}));
+}
+
+TEST(LccConfig, WrongRecipesAreRefused) {
+  const auto make = [](const std::string& keys) {
+    make_compressor(Yaml::parse("{name: lcc, " + keys + "}", "test"),
+                    {.backbone = testing::tiny_llama(), .head_ids = {}, .seed = 0});
+  };
+  expect_error(ErrorKind::kUsage, "compressor.lambda: wrong value (found 'much'",
+               [&] { make("lambda: much"); });
+  expect_error(ErrorKind::kUsage, "nothing to learn from", [&] { make("lambda: 0, recon: {loss: none}"); });
+  expect_error(ErrorKind::kUsage, "no input embeddings", [&] { make("optimise: kv, artifact: embeds"); });
+  expect_error(ErrorKind::kUsage, "qproj", [&] { make("lora: {targets: [qproj]}"); });
+  const auto method = make_compressor(Yaml::parse("{name: lcc}", "test"),
+                                      {.backbone = testing::tiny_llama(), .head_ids = {}, .seed = 0});
+  const auto backbone = Backbone::random(testing::tiny_llama(), 8);
+  Context context(*backbone, {random_tokens(5, 1)});
+  expect_error(ErrorKind::kUsage, "one context at a time", [&] { method->compress(context, {}); });
+}
+
+}  // namespace
+}  // namespace ctxc

@@ -1,0 +1,246 @@
+// Memories in other programs' formats and back: every writer has a reader here, bit for bit at an equal type.
+#include <cstring>
+#include <filesystem>
+
+#include "core/base64.h"
+#include "core/file.h"
+#include "eval/exporter.h"
+#include "eval/llama_state.h"
+#include "eval/memory_export.h"
+#include "model/layers.h"
+#include "model/memory_edit.h"
+#include "model/weights.h"
+#include "testing.h"
+#include "throws.h"
+#include "tiny_llama.h"
+
+namespace ctxc {
+namespace {
+
+using testing::expect_error;
+using testing::random_tensor;
+using testing::TempDir;
+namespace fs = std::filesystem;
+
+/// Two layers, 3 groups, 5 rows (2 header), heads of 4.
+MemoryArtifact kv_artifact() {
+  MemoryArtifact memory;
+  memory.kind = "kv";
+  memory.k_LGNE = random_tensor({2, 3, 5, 4}, 1);
+  memory.v_LGNE = random_tensor({2, 3, 5, 4}, 2);
+  memory.info = OrderedJson::parse(
+      R"({"format_version": 1, "kind": "kv", "method": "test", "n_slots": 3, "n_header": 2, "header_token_ids": [0, 5],
+    "positions": {"first": 0, "count": 5, "rotated": true}, "resume_text": "\n\n", "ratio": 8.0,
+    "context": {"sha256": null, "n_tokens": 24, "truncated": false}, "metrics": {"heldout_kl": 0.125, "failed": []},
+    "model": {"name_or_path": "base", "architecture": "LlamaForCausalLM", "num_hidden_layers": 2,
+              "num_key_value_heads": 3, "head_dim": 4, "hidden_size": 24, "rope_theta": 10000.0, "rope_scaling": null}})");
+  return memory;
+}
+
+class MemoryExport : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    memory_ = kv_artifact();
+    in_ = (folder_ / "m.safetensors").string();
+    save_memory(in_, memory_);
+  }
+  ExportRequest request(const std::string& out) const {
+    ExportRequest request;
+    request.in = in_;
+    request.out = (folder_ / out).string();
+    return request;
+  }
+  void write(const std::string& target, const std::string& out) const {
+    run_export(target, request(out), true);
+  }
+
+  TempDir folder_;
+  MemoryArtifact memory_;
+  std::string in_;
+};
+
+TEST_F(MemoryExport, PeftPrefixAndCartridge) {
+  for (const std::string target : {"peft-prefix", "peft-cartridge"}) {
+    write(target, target);
+    const Json config = read_json_file((folder_ / target / "adapter_config.json").string());
+    EXPECT_EQ(config.at("peft_type"), target == "peft-prefix" ? "PREFIX_TUNING" : "CARTRIDGE");
+    EXPECT_EQ(config.at("num_virtual_tokens"), 5);
+    EXPECT_EQ(config.at("token_dim"), 12);
+    EXPECT_EQ(config.at("num_attention_heads"), 3);
+    EXPECT_EQ(config.contains("prefix_projection"), target == "peft-prefix");
+    const Tensor rows =
+        load_tensors((folder_ / target / "adapter_model.safetensors").string()).at("prompt_embeddings");
+    ASSERT_EQ(rows.sizes(), at::IntArrayRef({5, 48}));
+    const Tensor back = rows.view({5, 4, 3, 4});
+    for (int64_t layer = 0; layer < 2; ++layer) {
+      EXPECT_TRUE(at::equal(back.select(1, 2 * layer).transpose(0, 1), memory_.k_LGNE[layer]));
+      EXPECT_TRUE(at::equal(back.select(1, 2 * layer + 1).transpose(0, 1), memory_.v_LGNE[layer]));
+    }
+    const std::string card = read_file((folder_ / target / "README.md").string());
+    for (const char* part : {"base", "0.125", "5 (2 header, 3 slots)", "PeftModel", "position 5"})
+      EXPECT_NE(card.find(part), std::string::npos) << part;
+  }
+}
+
+TEST_F(MemoryExport, HfCache) {
+  write("hf-cache", "hf");
+  const auto tensors = load_tensors((folder_ / "hf/cache.safetensors").string());
+  EXPECT_EQ(tensors.size(), 4u);
+  EXPECT_TRUE(at::equal(tensors.at("key_cache.1").squeeze(0), memory_.k_LGNE[1]));
+  EXPECT_TRUE(at::equal(tensors.at("value_cache.0").squeeze(0), memory_.v_LGNE[0]));
+  EXPECT_TRUE(fs::exists(folder_ / "hf/load_cache.py"));
+}
+
+TEST_F(MemoryExport, OffsetsMoveKeysAndNothingElse) {
+  ExportRequest moved = request("moved");
+  moved.offset = 7;
+  run_export("hf-cache", moved, false);
+  const auto tensors = load_tensors((folder_ / "moved/cache.safetensors").string());
+  LlamaConfig llama;
+  llama.head_dim = 4;
+  const Tensor expected =
+      shift_keys(memory_.k_LGNE, at::full({5}, 7, at::kLong), rope_inverse_frequencies(llama));
+  EXPECT_TRUE(at::equal(tensors.at("key_cache.1").squeeze(0), expected[1]));
+  EXPECT_TRUE(at::equal(tensors.at("value_cache.1").squeeze(0), memory_.v_LGNE[1]));
+  moved.out = (folder_ / "x").string();
+  expect_error(ErrorKind::kUsage, "begins at position 0",
+               [&] { run_export("llamacpp-state", moved, false); });
+  moved.offset = -1;
+  expect_error(ErrorKind::kUsage, "--offset: out of range", [&] { run_export("hf-cache", moved, false); });
+}
+
+TEST_F(MemoryExport, LlamaStateInEveryForm) {
+  for (int64_t version : {2, 3, 4})
+    for (const char* attention : {"on", "off"})
+      for (const char* dtype : {"float32", "bfloat16", "float16"}) {
+        ExportRequest asked = request("state.bin");
+        asked.llama_state_version = version;
+        asked.llama_flash_attention = attention;
+        asked.dtype = dtype;
+        asked.llama_placeholder = 9;
+        run_export("llamacpp-state", asked, true);
+        const LlamaState state = read_llama_state(asked.out, 3, 4);
+        EXPECT_EQ(state.form.version, version);
+        EXPECT_EQ(state.form.transposed, std::string(attention) == "off");
+        EXPECT_EQ(state.tokens, std::vector<int32_t>(5, 9));
+        EXPECT_TRUE(at::equal(state.k_LGNE, memory_.k_LGNE.to(float_type(dtype))));
+        EXPECT_TRUE(at::equal(state.v_LGNE, memory_.v_LGNE.to(float_type(dtype))));
+      }
+}
+
+TEST_F(MemoryExport, LlamaStateBytes) {
+  ExportRequest asked = request("state.bin");
+  asked.dtype = "float32";
+  run_export("llamacpp-state", asked, true);
+  const std::string bytes = read_file(asked.out);
+  const auto word = [&](size_t offset) {
+    uint32_t value;
+    std::memcpy(&value, bytes.data() + offset, 4);
+    return value;
+  };
+  EXPECT_EQ(bytes.substr(0, 4), "qsgg");
+  EXPECT_EQ(word(4), 4u);
+  EXPECT_EQ(word(8), 5u);        // tokens
+  EXPECT_EQ(word(12 + 20), 1u);  // streams
+  EXPECT_EQ(word(12 + 24), 5u);  // cells
+  EXPECT_EQ(word(40 + 12), 1u);  // position of the second cell
+  const size_t layers = 40 + 5 * 12 + 4;
+  EXPECT_EQ(word(layers), 2u);
+  // First key row: channels interleaved, x0 x2 x1 x3 of the first head.
+  float values[4];
+  std::memcpy(values, bytes.data() + layers + 4 + 8 + 4 + 8, sizeof values);
+  const float* key = memory_.k_LGNE.const_data_ptr<float>();
+  EXPECT_EQ(values[0], key[0]);
+  EXPECT_EQ(values[1], key[2]);
+  EXPECT_EQ(values[2], key[1]);
+  EXPECT_EQ(values[3], key[3]);
+}
+
+TEST_F(MemoryExport, LlamaStateLikeTheUsersOwn) {
+  ExportRequest own = request("own.bin");
+  own.llama_state_version = 3;
+  own.llama_flash_attention = "off";
+  own.dtype = "bfloat16";
+  own.llama_placeholder = 11;
+  run_export("llamacpp-state", own, true);
+  ExportRequest asked = request("state.bin");
+  asked.llama_state_like = own.out;
+  run_export("llamacpp-state", asked, true);
+  EXPECT_EQ(read_file(asked.out), read_file(own.out));
+  asked.llama_state_version = 4;
+  expect_error(ErrorKind::kUsage, "has version 3", [&] { run_export("llamacpp-state", asked, true); });
+  asked.llama_state_version = 5;
+  asked.llama_state_like = "";
+  expect_error(ErrorKind::kUsage, "unknown version (found 5",
+               [&] { run_export("llamacpp-state", asked, true); });
+  const std::string bytes = read_file(own.out);
+  write_file_atomic(own.out, std::string_view(bytes).substr(0, bytes.size() - 3));
+  expect_error(ErrorKind::kInput, "ends early", [&] { read_llama_state(own.out, 3, 4); });
+  write_file_atomic(own.out, bytes + "x");
+  expect_error(ErrorKind::kInput, "bytes after the end", [&] { read_llama_state(own.out, 3, 4); });
+  write_file_atomic(own.out, bytes);
+  expect_error(ErrorKind::kInput, "bytes of a key row (found 24, expected 32)",
+               [&] { read_llama_state(own.out, 4, 4); });
+  write_file_atomic(own.out, "ggml" + bytes);
+  expect_error(ErrorKind::kInput, "magic number", [&] { read_llama_state(own.out, 3, 4); });
+}
+
+TEST_F(MemoryExport, RawNumbersOfKeysAndValues) {
+  write("raw", "raw");
+  const std::string bytes = read_file((folder_ / "raw/v.bin").string());
+  ASSERT_EQ(bytes.size(), memory_.v_LGNE.nbytes());
+  EXPECT_EQ(std::memcmp(bytes.data(), memory_.v_LGNE.const_data_ptr(), bytes.size()), 0);
+  EXPECT_EQ(read_json_file((folder_ / "raw/kv.json").string()).at("shape"), Json({2, 3, 5, 4}));
+}
+
+TEST_F(MemoryExport, StorageOfAKvMemory) {
+  ExportRequest asked = request("small.safetensors");
+  asked.dtype = "int8";
+  run_export("kv", asked, false);
+  const MemoryArtifact small = load_memory(asked.out);
+  EXPECT_TRUE(small.int8.has_value());
+  EXPECT_GT(small.info["storage"]["k_relative_error"].get<double>(), 0);
+  asked.out = (folder_ / "h").string();
+  expect_error(ErrorKind::kUsage, "floating point", [&] { run_export("hf-cache", asked, false); });
+}
+
+TEST_F(MemoryExport, TargetsSayWhichKindTheyTake) {
+  for (const char* target : {"peft-prompt", "vllm-embeds", "sglang-embeds"})
+    expect_error(ErrorKind::kUsage, "kind embeds (found kv)", [&] { write(target, "x"); });
+  MemoryArtifact soft;
+  soft.kind = "embeds";
+  soft.embeds_ND = random_tensor({3, 24}, 4);
+  soft.info = memory_.info;
+  soft.info["kind"] = "embeds";
+  soft.info["n_slots"] = 1;
+  soft.info["positions"]["count"] = 3;
+  save_memory(in_, soft);
+  for (const char* target : {"peft-prefix", "peft-cartridge", "hf-cache", "llamacpp-state"})
+    expect_error(ErrorKind::kUsage, "kind kv (found embeds)", [&] { write(target, "x"); });
+
+  write("sglang-embeds", "sglang");
+  const Json request = read_json_file((folder_ / "sglang/request.json").string());
+  ASSERT_EQ(request.at("input_embeds").size(), 3u);
+  for (int64_t i = 0; i < 24; ++i)
+    EXPECT_EQ(request["input_embeds"][2][i].get<float>(), soft.embeds_ND[2][i].item<float>());
+  write("vllm-embeds", "vllm");
+  const Json chat = read_json_file((folder_ / "vllm/request_chat.json").string());
+  const Json content = chat.at("messages")[0].at("content");
+  EXPECT_EQ(content[0].at("data"), base64(MappedFile((folder_ / "vllm/slots.pt").string()).bytes()));
+  EXPECT_EQ(content[1].at("text"), "\n\nYOUR QUESTION");
+}
+
+TEST(Base64, OfTheStandard) {
+  const auto of = [](std::string_view text) {
+    return base64(std::as_bytes(std::span(text.data(), text.size())));
+  };
+  EXPECT_EQ(of(""), "");
+  EXPECT_EQ(of("f"), "Zg==");
+  EXPECT_EQ(of("fo"), "Zm8=");
+  EXPECT_EQ(of("foo"), "Zm9v");
+  EXPECT_EQ(of("foobar"), "Zm9vYmFy");
+  EXPECT_EQ(of("\xff\xfe\xfd"), "//79");
+}
+
+}  // namespace
+}  // namespace ctxc
