@@ -6,3 +6,4 @@ ctxc_test(reading_test model SOURCES unit/reading_test.cpp unit/generate_test.cp
 ctxc_test(artifact_test methods SOURCES unit/artifact_test.cpp)
 ctxc_test(comprexit_test methods SOURCES unit/comprexit_test.cpp)
 ctxc_test(compressor_contract_test methods SOURCES contract/compressor_contract_test.cpp)
+ctxc_test(noise_channel_test methods SOURCES unit/noise_channel_test.cpp)
