@@ -25,7 +25,7 @@ def run_ctxc(args, folder, text):
         sys.exit("error: no GGUF model in .deps/models\nhint: scripts/setup.sh")
     command = [os.path.join(args.bin, "ctxc-train"), "configs/comprexit_smollm2_text.yaml", "--quiet", "--overwrite",
                f"run.dir={run}", f"backbone.path={model[0]}", f"run.threads={args.threads}",
-               f"data.train=[{{path: {text}, format: text}}]", f"train.batch={args.batch}",
+               f"data.train=[{{path: {text}, format: text}}]", "data.valid=[]", "train.valid_every=0", f"train.batch={args.batch}",
                f"train.steps={args.steps + args.warmup}", "compressor.window=128", "compressor.init=paper",
                f"run.dtype={args.dtype}", "train.save_every=0", "train.lr=1e-4", "train.schedule=linear"]
     subprocess.run(command, check=True, env=dict(os.environ, OMP_NUM_THREADS=str(args.threads)))
