@@ -100,7 +100,13 @@ Needs Diffusion::needs() const {
 }
 
 std::map<std::string, std::string> Diffusion::idle_parameters() const {
-  return {};
+  std::map<std::string, std::string> idle;
+  if (config_.bptt_steps == "last" && config_.steps > 1 && config_.state > 0)
+    for (const auto& item : denoiser_->state()->named_parameters())
+      if (item.key() != "initial")
+        idle["denoiser.state." + item.key()] =
+            "the first sampling step reads the state, and carries no gradient";
+  return idle;
 }
 
 Compressed Diffusion::compress(Context& context, const StepKey& key, const State&) {
