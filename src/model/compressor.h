@@ -79,14 +79,23 @@ struct CompressorSetup {
   LlamaConfig backbone;
   std::vector<int64_t> head_ids;  ///< ids in front of the slots (BOS), from Prompt
   uint64_t seed = 0;              ///< of the initial parameters
+  /// The base's embedding table where its weights are at hand (a run that starts): initial values may be made
+  /// from it. Undefined in a dry run and where parameters are loaded afterwards.
+  Tensor embedding_VD = {};
 };
 
+/// A method's parameters are what is trained and saved with it. Its registered buffers are training state
+/// (running moments, queues): the trainer keeps them in checkpoints for a resumed run; results never depend
+/// on them.
 class Compressor : public torch::nn::Module {
  public:
   virtual Scope scope() const { return Scope::kAmortized; }
   virtual Needs needs() const = 0;
   /// Slots a context of this many tokens becomes.
   virtual int64_t slots_for(int64_t context_tokens) const = 0;
+  /// Context tokens per vector that the decoder reads (the head excepted): slots_for(n) <= ceil(n / ratio()).
+  /// 0 = the method promises none.
+  virtual int64_t ratio() const { return 0; }
   virtual Compressed compress(Context& context, const StepKey& key, const State& in = {}) = 0;
   /// The resolved configuration as YAML (what a checkpoint stores).
   virtual std::string config_yaml() const = 0;

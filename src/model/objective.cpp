@@ -1,6 +1,7 @@
 #include "model/objective.h"
 
 #include "core/error.h"
+#include "model/distillation.h"
 #include "model/loss.h"
 #include "model/reading.h"
 
@@ -35,6 +36,8 @@ Registry<ObjectiveFactory>& objective_registry() {
     made.add(
         "ce", [] { return std::make_unique<CrossEntropy>(); },
         "cross-entropy of the supervised tokens read after the memory");
+    made.add("kd", make_distillation,
+             "KL from what the base predicts with the whole context to what it predicts with the memory");
     return made;
   }();
   return registry;

@@ -69,6 +69,7 @@ struct TrainSection {
   double eps = 1e-8, weight_decay = 0, clip = 1;
   std::string gradient = "mean";
   std::string init_from;
+  bool init_partial = false;
   int64_t log_every = 1, valid_every = 0, valid_batches = 8, samples = 4;
   int64_t save_every = 200, keep = 2;
   bool keep_best = true, deterministic = true;

@@ -100,6 +100,8 @@ void TrainSection::describe(Fields& f) {
   f("gradient", gradient, "of the micro-batches of a step; sum is the rule of the ComprExIT repository")
       .one_of({"mean", "sum"});
   f("init_from", init_from, "checkpoint or run folder whose trained tensors this run starts from");
+  f("init_partial", init_partial,
+    "with init_from: tensors that the checkpoint lacks keep their fresh values (a higher ratio adds levels)");
   f("log_every", log_every, "steps between lines of log.jsonl").min(1);
   f("valid_every", valid_every, "steps between validations; 0 = only at the end").min(0);
   f("valid_batches", valid_batches, "micro-batches of a validation").min(1);

@@ -102,12 +102,15 @@ TrainingModel build_training_model(const RunConfig& config, const TrainingData& 
              "use the tokenizer that belongs to the base",
              "{}: the tokenizer has more tokens than the base has rows (found {}, expected at most {})",
              config.tokenizer_path(), data.tokenizer.vocab_size(), model.backbone->config().vocab_size);
-  model.compressor =
-      make_compressor(config.compressor, compressor_setup(config, model.backbone->config(), data.prompt));
+  CompressorSetup setup = compressor_setup(config, model.backbone->config(), data.prompt);
+  setup.embedding_VD = model.backbone->weights().at("model.embed_tokens.weight").detach();
+  model.compressor = make_compressor(config.compressor, setup);
   model.compressor->to(options.device);
   model.compressor->train();
   for (const auto& item : model.compressor->named_parameters())
     if (item.value().requires_grad()) model.trainable.emplace_back("compressor." + item.key(), item.value());
+  for (const auto& item : model.compressor->named_buffers())
+    model.state.emplace_back("state." + item.key(), item.value());
   for (const auto& [name, weight] : model.backbone->weights())
     if (weight.requires_grad()) model.trainable.emplace_back("backbone." + name, weight);
   CTXC_CHECK(!model.trainable.empty(), ErrorKind::kUsage,

@@ -27,6 +27,7 @@ struct TrainingModel {
   std::shared_ptr<Backbone> backbone;
   std::shared_ptr<Compressor> compressor;
   NamedTensors trainable;  ///< compressor.<name>, backbone.<name>; in this order
+  NamedTensors state;      ///< state.<name>: the method's buffers, kept beside the optimizer's
 };
 /// Error kUsage if nothing is trainable.
 TrainingModel build_training_model(const RunConfig& config, const TrainingData& data);

@@ -30,6 +30,25 @@ void add_terms(std::map<std::string, double>& sums, const Terms& terms, double s
   for (const auto& [name, value] : terms) sums[name] += share * value.detach().item<double>();
 }
 
+/// Values of another run into the tensors of this one: all of them, or, if `partial`, those that both have.
+void start_from(const NamedTensors& tensors, std::map<std::string, Tensor> values, bool partial,
+                const std::string& origin) {
+  if (!partial) return copy_into(tensors, values, origin);
+  NamedTensors shared;
+  std::map<std::string, Tensor> taken;
+  for (const auto& [name, tensor] : tensors) {
+    if (!values.count(name)) continue;
+    shared.emplace_back(name, tensor);
+    taken.emplace(name, values.at(name));
+  }
+  CTXC_CHECK(!shared.empty(), ErrorKind::kInput, "name a checkpoint of the same method",
+             "{}: shares no tensor with this run (found {} names there, {} here)", origin, values.size(),
+             tensors.size());
+  copy_into(shared, taken, origin);
+  log_info(fmt::format("{}: {} of {} tensors are taken over, the others start fresh", origin, shared.size(),
+                       tensors.size()));
+}
+
 /// At most `count` of the names, and how many more there are.
 std::string some_of(const std::vector<std::string>& names, size_t count) {
   std::vector<std::string> shown(names.begin(),
@@ -54,7 +73,7 @@ Trainer::Trainer(RunConfig config, FolderUse use)
   if (use == FolderUse::kResume) resume();
   if (step_ == 0 && !config_.train.init_from.empty()) {
     const CheckpointFolder from = find_checkpoint(config_.train.init_from);
-    copy_into(model_.trainable, from.trainable(), from.path);
+    start_from(model_.trainable, from.trainable(), config_.train.init_partial, from.path);
   }
   folder_.begin();
   write_file_atomic(folder_.file("config.yaml"), dump_config(config_));
@@ -80,11 +99,21 @@ void Trainer::resume() {
              "{}: the training data are not those of the checkpoint (found fingerprint {}, expected {})",
              found->path, fingerprint_.substr(0, 12), found->data_fingerprint.substr(0, 12));
   copy_into(model_.trainable, found->trainable(), found->path + "/trainable.safetensors");
-  optimizer_.load_state(found->optimizer(), found->path + "/optimizer.safetensors");
+  load_training_state(found->optimizer(), found->path + "/optimizer.safetensors");
   step_ = saved_step_ = found->step;
   best_ = found->best;
   last_checkpoint_ = found->path;
   log_info(fmt::format("resuming {} at step {}", found->path, step_));
+}
+
+void Trainer::load_training_state(std::map<std::string, Tensor> tensors, const std::string& origin) {
+  std::map<std::string, Tensor> method;
+  for (const auto& [name, buffer] : model_.state) {
+    auto node = tensors.extract(name);
+    if (!node.empty()) method.insert(std::move(node));
+  }
+  copy_into(model_.state, method, origin);
+  optimizer_.load_state(tensors, origin);
 }
 
 TrainResult Trainer::run() {
@@ -209,6 +238,7 @@ void Trainer::save() {
   contents.best = best_;
   contents.trainable = model_.trainable;
   contents.optimizer = optimizer_.state();
+  contents.optimizer.insert(contents.optimizer.end(), model_.state.begin(), model_.state.end());
   last_checkpoint_ = save_checkpoint(folder_.path(), contents, {config_.train.keep, config_.train.keep_best});
   saved_step_ = step_;
 }

@@ -39,6 +39,8 @@ class Trainer {
 
  private:
   void resume();
+  /// The optimizer's moments and the method's buffers.
+  void load_training_state(std::map<std::string, Tensor> tensors, const std::string& origin);
   std::optional<StepRecord> step();
   Terms forward(const Batch& batch, Tensor& loss);
   void check_finite(const Terms& terms, const Tensor& loss, const std::vector<std::string>& ids);

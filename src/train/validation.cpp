@@ -42,6 +42,7 @@ Terms weighted_loss(const TrainingModel& model, const Objectives& objectives, co
   loss = Tensor();
   for (const auto& [name, weight] : weights) {
     const auto term = terms.find(name);
+    if (term == terms.end() && !batch.key.training) continue;  // a method may give a term in training only
     if (term == terms.end()) {
       std::vector<std::string> known = objective_registry().names();
       for (const auto& [other, value] : terms) known.push_back(other);
@@ -55,6 +56,7 @@ Terms weighted_loss(const TrainingModel& model, const Objectives& objectives, co
     const Tensor part = weight == 1 ? term->second : term->second * weight;
     loss = loss.defined() ? loss + part : part;
   }
+  if (!loss.defined()) loss = at::zeros({});  // nothing but terms of training
   return terms;
 }
 

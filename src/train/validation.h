@@ -18,7 +18,8 @@ using Weights = std::map<std::string, double>;
 Objectives make_objectives(const Weights& weights);
 
 /// Compresses the batch, reads it with every objective and puts the weighted sum of all terms into `loss`
-/// (scalar). Returns every term. Error kUsage if a weight names a term that nobody gives.
+/// (scalar). Returns every term. Error kUsage if a weight names a term that nobody gives in training;
+/// outside of it such a term is left out.
 Terms weighted_loss(const TrainingModel& model, const Objectives& objectives, const Weights& weights,
                     const Batch& batch, Tensor& loss);
 

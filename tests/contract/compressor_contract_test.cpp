@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "model/budget.h"
 #include "model/objective.h"
 #include "testing.h"
 
@@ -82,11 +83,28 @@ class CompressorContract : public ::testing::TestWithParam<std::string> {
     Context context(*backbone_, std::move(contexts), padded_length);
     return method.compress(context, batch_.key);
   }
+  /// What the configuration trains: the sum that its section `objective` weighs, else the cross-entropy.
   Tensor loss(Compressor& method) const {
     Context context(*backbone_, batch_);
-    const Compressed result = method.compress(context, batch_.key);
-    auto objective = objective_registry().at("ce").factory();
-    return (*objective)(*backbone_, result.memory, batch_, batch_.key).at("ce");
+    Compressed result = method.compress(context, batch_.key);
+    Terms terms = std::move(result.aux);
+    terms.merge((*objective_registry().at("ce").factory())(*backbone_, result.memory, batch_, batch_.key));
+    Tensor sum;
+    for (const auto& [name, weight] : weights()) {
+      const Tensor part = terms.at(name) * weight;
+      sum = sum.defined() ? sum + part : part;
+    }
+    return sum;
+  }
+  std::map<std::string, double> weights() const {
+    const auto path = testing::root() / "configs" / (GetParam() + "_tiny.yaml");
+    if (!std::filesystem::exists(path)) return {{"ce", 1}};
+    const Yaml config = Yaml::load(path.string());
+    const Yaml* objective = config.find("objective");
+    std::map<std::string, double> weights;
+    if (!objective) return {{"ce", 1}};
+    for (const auto& [name, weight] : objective->entries()) weights[name] = std::stod(weight.scalar());
+    return weights;
   }
 
   std::shared_ptr<Backbone> backbone_;
@@ -152,6 +170,14 @@ TEST_P(CompressorContract, BatchOrderAndCompanyChangeNothing) {
     EXPECT_TRUE(at::allclose(valid_entries(together, row), valid_entries(single, 0), 1e-4, 1e-5))
         << "row " << row;
   }
+}
+
+TEST_P(CompressorContract, TheRatioIsReal) {
+  const auto method = make();
+  if (method->ratio() == 0) GTEST_SKIP() << "promises no ratio";
+  for (int64_t tokens = 0; tokens <= 200; ++tokens)
+    EXPECT_LE(method->slots_for(tokens), (tokens + method->ratio() - 1) / method->ratio()) << tokens;
+  check_budget(compress(*method).memory, {37, 5, 16}, method->ratio());
 }
 
 TEST_P(CompressorContract, SameKeySameBits) {

@@ -45,7 +45,10 @@ TEST_P(Resume, GivesTheBitsOfAnUninterruptedRun) {
   const TempDir temp;
   const std::string a = (temp / "a").string(), b = (temp / "b").string();
   const bool train_base = GetParam() == "{name: full}";
-  const std::vector<std::string> keep_all = {"train.keep=9"};
+  std::vector<std::string> keep_all = {"train.keep=9"};
+  // The method's own terms too: their noise, schedule and running moments must come back.
+  if (GetParam().find("diffusion") != std::string::npos)
+    keep_all.push_back("objective={ce: 1, kd: 0.5, kl: 1, agg: 0.1, denoise: 0.1, recon: 0.1}");
   const TrainResult whole = Trainer(tiny_config(a, keep_all, GetParam(), train_base), FolderUse::kNew).run();
   EXPECT_EQ(whole.steps_done, 8);
   EXPECT_EQ(whole.signal, 0);
@@ -56,10 +59,12 @@ TEST_P(Resume, GivesTheBitsOfAnUninterruptedRun) {
   expect_same_run(a, b);
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, Resume,
-                         ::testing::Values("{name: full}",
-                                           "{name: comprexit, window: 16, gate_width: 16, metric_width: 16}"),
-                         [](const auto& info) { return std::to_string(info.index); });
+INSTANTIATE_TEST_SUITE_P(
+    Methods, Resume,
+    ::testing::Values("{name: full}", "{name: comprexit, window: 16, gate_width: 16, metric_width: 16}",
+                      "{name: diffusion, chunk: 32, width: 32, heads: 2, latent_width: 8, "
+                      "rho: 0.2, state: 4, kl_ramp: [2, 6]}"),
+    [](const auto& info) { return std::to_string(info.index); });
 
 TEST(Trainer, LearnsAndKeepsTheBest) {
   const TempDir temp;
@@ -97,6 +102,25 @@ TEST(Trainer, StartsFromAnotherRun) {
   expect_error(ErrorKind::kInput, "backbone.model.norm.weight: shape (found [32], expected [16])", [&] {
     Trainer(tiny_config((temp / "c").string(), {"backbone.shape.hidden_size=16", "train.init_from=" + a}),
             FolderUse::kNew);
+  });
+}
+
+TEST(Trainer, GoesOnAtAHigherRatioWithTheTensorsThatBothHave) {
+  const TempDir temp;
+  const std::string a = (temp / "a").string(), b = (temp / "b").string();
+  const auto method = [](int64_t ratio) {
+    return fmt::format(
+        "{{name: diffusion, ratio: {}, chunk: 32, width: 16, heads: 2, latent_width: 8, rho: 0.1}}", ratio);
+  };
+  Trainer(tiny_config(a, {"train.steps=2"}, method(2), false), FolderUse::kNew).run();
+  const std::vector<std::string> from = {"train.steps=1", "train.init_from=" + a};
+  expect_error(ErrorKind::kInput, "missing compressor.down.level2",
+               [&] { Trainer(tiny_config(b, from, method(4), false), FolderUse::kNew); });
+  std::vector<std::string> partial = from;
+  partial.push_back("train.init_partial=true");
+  EXPECT_EQ(Trainer(tiny_config(b, partial, method(4), false), FolderUse::kNew).run().steps_done, 1);
+  expect_error(ErrorKind::kInput, "shares no tensor", [&] {
+    Trainer(tiny_config((temp / "c").string(), partial, "{name: prompt_tuning}", false), FolderUse::kNew);
   });
 }
 

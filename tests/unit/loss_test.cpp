@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "model/distillation.h"
 #include "throws.h"
 #include "tiny_llama.h"
 
@@ -51,6 +52,31 @@ TEST(ChunkedCrossEntropy, RefusesWhatDoesNotFit) {
   });
   testing::expect_error(ErrorKind::kInternal, "found 0 and 0 rows", [] {
     chunked_cross_entropy(at::zeros({0, 4}), at::zeros({7, 4}), at::zeros({0}, at::kLong));
+  });
+}
+
+TEST(ChunkedKl, EqualsTheFullOneWithItsGradient) {
+  const Tensor teacher = random_tensor({11, 8}, 3) * 4, weight = random_tensor({29, 8}, 2) * 4;
+  for (const int64_t chunk : {1, 4, 11, 256}) {
+    Tensor gradients[2], values[2];
+    for (const bool chunked : {false, true}) {
+      const Tensor hidden = (random_tensor({11, 8}, 1) * 4).requires_grad_();
+      const Tensor target = at::linear(teacher, weight).log_softmax(1);
+      const Tensor plain = (target.exp() * (target - at::linear(hidden, weight).log_softmax(1))).sum() / 11;
+      const Tensor loss = chunked ? chunked_kl(hidden, teacher, weight, chunk) : plain;
+      (loss * 3).backward();
+      gradients[chunked] = hidden.grad();
+      values[chunked] = loss.detach();
+    }
+    EXPECT_LT(relative_error(values[1], values[0]), 2e-6);
+    EXPECT_LT(relative_error(gradients[1], gradients[0]), 2e-5);
+  }
+  EXPECT_NEAR(chunked_kl(teacher, teacher, weight).item<double>(), 0, 1e-6);
+}
+
+TEST(ChunkedKl, RefusesWhatDoesNotFit) {
+  testing::expect_error(ErrorKind::kInternal, "found 3 and 2 rows", [] {
+    chunked_kl(at::zeros({3, 4}), at::zeros({2, 4}), at::zeros({7, 4}));
   });
 }
 

@@ -21,6 +21,8 @@ Affine::Affine(Tensor weight_value, Tensor bias_value)
     : weight(register_parameter("weight", std::move(weight_value))),
       bias(register_parameter("bias", std::move(bias_value))) {}
 
+Matrix::Matrix(Tensor weight_value) : weight(register_parameter("weight", std::move(weight_value))) {}
+
 std::shared_ptr<Affine> make_linear(int64_t in, int64_t out, uint64_t seed, const std::string& name) {
   const Draw rule{Draw::Kind::kUniform, 1 / std::sqrt(static_cast<double>(in))};
   return std::make_shared<Affine>(draw({out, in}, rule, seed, name + ".weight"),
@@ -31,8 +33,23 @@ std::shared_ptr<Affine> make_layer_norm(int64_t width) {
   return std::make_shared<Affine>(at::ones({width}, at::kFloat), at::zeros({width}, at::kFloat));
 }
 
+std::shared_ptr<Matrix> make_matrix(int64_t in, int64_t out, uint64_t seed, const std::string& name,
+                                    double gain) {
+  const Draw rule{Draw::Kind::kNormal, gain / std::sqrt(static_cast<double>(in))};
+  return std::make_shared<Matrix>(draw({out, in}, rule, seed, name + ".weight"));
+}
+
 Tensor linear(const Tensor& x, const Affine& layer) {
   return at::linear(x, layer.weight, layer.bias);
+}
+
+Tensor linear(const Tensor& x, const Matrix& layer) {
+  return at::linear(x, layer.weight);
+}
+
+Tensor unit_rms(const Tensor& x) {
+  const Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+  return wide * (wide.square().mean(-1, /*keepdim=*/true) + 1e-6).rsqrt();
 }
 
 Tensor layer_norm(const Tensor& x, const Affine& layer) {

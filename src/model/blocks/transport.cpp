@@ -1,16 +1,10 @@
 #include "model/blocks/transport.h"
 
-#include <c10/core/impl/LocalDispatchKeySet.h>
-
+#include "model/blocks/full_precision.h"
 #include "model/numerics.h"
 
 namespace ctxc {
 namespace {
-
-/// Cosines and masses stay float32 under autocast.
-struct FullPrecision {
-  c10::impl::ExcludeDispatchKeyGuard guard{c10::autocast_dispatch_keyset};
-};
 
 Tensor unit_rows(const Tensor& x) {
   return x / x.norm(2, -1, /*keepdim=*/true).clamp_min(1e-12);

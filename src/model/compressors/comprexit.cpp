@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "model/blocks/depth_fusion.h"
 #include "model/blocks/transport.h"
+#include "model/budget.h"
 #include "model/compressor.h"
 
 namespace ctxc {
@@ -139,6 +140,12 @@ class Comprexit : public Compressor {
     return tokens / piece * shape_.slots_for(piece) + shape_.slots_for(tokens % piece);
   }
 
+  /// Ragged windows, and windows that begin in the padding, may give a slot more than the ratio allows.
+  int64_t ratio() const override {
+    const bool even = config_.window % config_.ratio == 0 && config_.map_reduce_segment % config_.ratio == 0;
+    return even && config_.grid == "text" ? config_.ratio : 0;
+  }
+
   std::string config_yaml() const override { return dump_config(config_); }
 
   std::map<std::string, std::string> idle_parameters() const override {
@@ -153,11 +160,16 @@ class Comprexit : public Compressor {
   }
 
   Compressed compress(Context& context, const StepKey& key, const State&) override {
-    if (config_.map_reduce_segment == 0)
-      return compress_spans(context, spans_of(context), context.batch(), key);
-    std::vector<GridSpan> spans;
-    Context pieces(context.backbone(), cut(context, spans), config_.map_reduce_segment);
-    return compress_spans(pieces, spans, context.batch(), key);
+    Compressed result;
+    if (config_.map_reduce_segment == 0) {
+      result = compress_spans(context, spans_of(context), context.batch(), key);
+    } else {
+      std::vector<GridSpan> spans;
+      Context pieces(context.backbone(), cut(context, spans), config_.map_reduce_segment);
+      result = compress_spans(pieces, spans, context.batch(), key);
+    }
+    if (ratio() > 0) check_budget(result.memory, context.lengths(), ratio());
+    return result;
   }
 
  private:

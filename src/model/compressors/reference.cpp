@@ -4,6 +4,7 @@
 //   ratio) tokens truncate_tail  the last ceil(N / ratio) tokens
 #include <fmt/format.h>
 
+#include "model/budget.h"
 #include "model/compressor.h"
 
 namespace ctxc {
@@ -30,6 +31,8 @@ class Reference : public Compressor {
     return (context_tokens + config_.ratio - 1) / config_.ratio;
   }
 
+  int64_t ratio() const override { return keep == Keep::kHead || keep == Keep::kTail ? config_.ratio : 0; }
+
   Compressed compress(Context& context, const StepKey&, const State&) override {
     const int64_t batch = context.batch();
     int64_t widest = 0;
@@ -53,6 +56,7 @@ class Reference : public Compressor {
     memory.head_ids_BP = at::tensor(at::ArrayRef<int64_t>(setup_.head_ids), options)
                              .expand({batch, static_cast<int64_t>(setup_.head_ids.size())});
     number_densely(memory, static_cast<int64_t>(setup_.head_ids.size()));
+    if (ratio() > 0) check_budget(memory, context.lengths(), ratio());
     return {std::move(memory), {}, {}};
   }
 

@@ -1,0 +1,346 @@
+// The diffusion-noise compressor: context compression as a forward diffusion process, undone in a few steps
+// (diffusion.md; no published code or numbers exist for it). What makes it one method: the compression
+// channel IS the forward process. Per chunk of the context, with H^l the frozen hidden states:
+//   x   = sum_l softmax(w)_l W_l rms(H^l)                          [B, N, d]    blocks/layer_mix
+//   x_S = U-Net down path: S = log2 r levels                       [B, K, d]    blocks/down_path
+//   z0  = u / rms(u), u = W_mu x_S, so ||z0||^2 = d_z              [B, K, d_z]
+//   lam = lam_min + (lam_max - lam_min) sigmoid(c + w . rms(x_S))  [B, K]       each latent's own place on
+//   the schedule z   = sqrt(abar) z0 + sqrt(1 - abar) eps, abar = sigmoid(lam)               blocks/channel;
+//   eps = 0 at inference zhat0, y, G = J DDIM steps of the denoiser from s(lam) to 0 blocks/ddim,
+//   blocks/denoiser C   = (W_out rms[y ; zhat0] + b) e_rms                         [B, K, D]    e_rms: rms of
+//   the embedding table
+// KL(z || N(0, I)) = (d_z / 2) softplus(lam) is the channel's rate: noise level, compression level and rate
+// are one number. Nothing of the source reaches the decoder around z (lam itself is seen by the denoiser as
+// its condition). Chunks are read in order and G is carried; with P > 1 the whole source is read P times at
+// falling noise.
+#include "model/compressors/diffusion.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "model/blocks/full_precision.h"
+#include "model/budget.h"
+
+namespace ctxc {
+namespace {
+
+/// Noise taken away between two passes: lam_{p+1} - lam_p.
+constexpr double kPassDelta = 2;
+
+/// The leading eigenvectors [n, D] of the second moment of the table's normalised rows; zero rows beyond D.
+Tensor principal_directions(const Tensor& table_VD, int64_t count) {
+  const int64_t width = table_VD.size(1), used = std::min(count, width);
+  const Tensor rows_VD = unit_rms(table_VD);
+  const Tensor moment_DD = at::matmul(rows_VD.t(), rows_VD) / static_cast<double>(rows_VD.size(0));
+  const Tensor vectors_DD = std::get<1>(at::linalg_eigh(moment_DD));
+  Tensor directions = at::zeros({count, width}, at::kFloat);
+  directions.slice(0, 0, used).copy_(vectors_DD.flip({1}).slice(1, 0, used).t());
+  return directions;
+}
+
+}  // namespace
+
+Diffusion::Diffusion(Config config, CompressorSetup setup)
+    : config_(std::move(config)), setup_(std::move(setup)), schedule_(config_.noise_schedule()) {
+  config_.check(setup_.backbone);
+  lowest_ = config_.lowest();
+  const int64_t width = config_.width, latent = config_.latent_width, model = setup_.backbone.hidden_size;
+  const uint64_t seed = setup_.seed;
+  // Without the table (a dry run, or a checkpoint that is about to be loaded) the start does not matter.
+  const bool pca = config_.init == "pca" && setup_.embedding_VD.defined();
+  const Tensor directions =
+      pca ? principal_directions(setup_.embedding_VD.to(at::kCPU, at::kFloat), std::max(width, latent))
+          : Tensor();
+  mix_ = register_module("mix", std::make_shared<LayerMix>(
+                                    static_cast<int64_t>(config_.layers_read(setup_.backbone).size()), model,
+                                    width, seed, "mix", pca ? directions.slice(0, 0, width) : Tensor()));
+  if (config_.pos == "offset")
+    place_RD_ =
+        register_parameter("place", draw({config_.ratio, width}, {Draw::Kind::kNormal, 0.02}, seed, "place"));
+  down_ = register_module("down", std::make_shared<DownPath>(config_.path(), seed, "down"));
+  latent_ = register_module("latent", pca ? std::make_shared<Matrix>(at::eye(latent, width, at::kFloat))
+                                          : make_matrix(width, latent, seed, "latent"));
+  if (config_.channel == "vae")
+    variance_ = register_module("variance", make_matrix(width, latent, seed, "variance", 0.1));
+  if (config_.channel == "vp") {
+    const double share = (config_.lam_start - lowest_) / (config_.lam_max - config_.lam_start);
+    if (!config_.lam_shared)
+      level_weight_D_ = register_parameter("level_weight", at::zeros({width}, at::kFloat));
+    level_bias_ = register_parameter("level_bias", at::full({1}, std::log(share), at::kFloat));
+    if (config_.lam_per_dim)
+      level_offset_Z_ = register_parameter("level_offset", at::zeros({latent}, at::kFloat));
+  }
+  denoiser_ =
+      register_module("denoiser", std::make_shared<Denoiser>(config_.denoiser_options(), seed, "denoiser"));
+  Tensor out_DF =
+      draw({model, width + latent}, {Draw::Kind::kNormal, 1 / std::sqrt(static_cast<double>(width + latent))},
+           seed, "out.weight");
+  if (pca) {
+    out_DF.mul_(0.1);
+    out_DF.slice(1, width).add_(directions.slice(0, 0, latent).t(),
+                                std::sqrt(static_cast<double>(model) / static_cast<double>(latent)));
+  }
+  out_ = register_module("out", std::make_shared<Affine>(out_DF, at::zeros({model}, at::kFloat)));
+  if (config_.recon)
+    parts_.up = register_module("up", std::make_shared<UpPath>(config_.path(), latent, seed, "up"));
+  if (config_.position)
+    parts_.distance = register_module("distance", make_linear(2 * latent, 1, seed, "distance"));
+  moments_ = register_module("moments", std::make_shared<LatentMoments>(latent, 4 * latent));
+}
+
+Needs Diffusion::needs() const {
+  const std::vector<int64_t> read = config_.layers_read(setup_.backbone);
+  const int64_t highest = *std::max_element(read.begin(), read.end());
+  // One layer more than the highest state read: the last layer run is followed by the final norm.
+  return {.hidden = read,
+          .layers = std::min(highest + 1, setup_.backbone.num_layers),
+          .lora = false,
+          .kv = false};
+}
+
+std::map<std::string, std::string> Diffusion::idle_parameters() const {
+  std::map<std::string, std::string> idle;
+  if (config_.bptt_steps == "last" && config_.steps > 1 && config_.state > 0)
+    for (const auto& item : denoiser_->state()->named_parameters())
+      if (item.key() != "initial")
+        idle["denoiser.state." + item.key()] =
+            "the first sampling step reads the state, and carries no gradient";
+  return idle;
+}
+
+Compressed Diffusion::compress(Context& context, const StepKey& key, const State&) {
+  const StepKey at_rest{
+      .seed = static_cast<uint64_t>(config_.noise_seed), .step = 0, .micro = 0, .training = false};
+  const RowNoise noise(context, key.training ? key : at_rest);
+  const Needs needed = needs();
+  const Tensor mixed_PD = mix_->forward(context.hidden(needed.hidden, needed.layers));
+  const int64_t longest =
+      context.lengths().empty() ? 0 : *std::max_element(context.lengths().begin(), context.lengths().end());
+  const Run run{key, noise, config_.channel != "none" && (key.training || config_.infer_noise == "seeded"),
+                (longest + config_.chunk - 1) / config_.chunk};
+
+  std::vector<Piece> pieces;
+  for (int64_t c = 0; c < run.chunks; ++c) {
+    Piece piece{
+        .chunk = cut(context, mixed_PD, c), .encoded = {}, .views = {}, .reversed = {}, .carried = {}};
+    piece.encoded = encode(piece.chunk);
+    piece.views = views(piece.encoded, run, c);
+    pieces.push_back(std::move(piece));
+  }
+  read_passes(pieces, context.batch(), run);
+
+  Ledger ledger;
+  std::vector<Tensor> slots, masks, positions;
+  for (const Piece& piece : pieces) {
+    const Places& latents = piece.encoded.latents();
+    slots.push_back(slots_of(piece.reversed, context.backbone()));
+    masks.push_back(latents.mask);
+    positions.push_back(latents.position + static_cast<double>(piece.chunk.index * config_.chunk));
+    account(ledger, piece.encoded, piece.chunk);
+    if (!key.training) continue;
+    if (config_.denoise) add_denoise(ledger, piece, run);
+    if (config_.recon) add_recon(ledger, piece);
+    if (config_.position) add_position(ledger, piece);
+  }
+  Compressed result;
+  result.memory = assemble(context, slots, masks, positions);
+  check_budget(result.memory, context.lengths(), config_.ratio);
+  result.aux = terms(ledger, run, result.memory.mask_BK.sum().item<int64_t>());
+  return result;
+}
+
+Diffusion::Chunk Diffusion::cut(const Context& context, const Tensor& mixed_PD, int64_t index) const {
+  const int64_t batch = context.batch(), first = index * config_.chunk, packed = mixed_PD.size(0);
+  int64_t columns = 0;
+  for (const int64_t length : context.lengths())
+    columns = std::max(columns, std::clamp<int64_t>(length - first, 0, config_.chunk));
+  columns = (columns + config_.ratio - 1) / config_.ratio * config_.ratio;
+  Tensor token_BN = at::full({batch, columns}, packed, at::kLong),
+         last_B1 = at::zeros({batch, 1}, at::kFloat);
+  for (int64_t row = 0; row < batch; ++row) {
+    const int64_t tokens = std::clamp<int64_t>(context.lengths()[row] - first, 0, columns);
+    if (tokens == 0) continue;
+    const int64_t begin = context.offsets()[row] + first;
+    token_BN[row].slice(0, 0, tokens) = at::arange(begin, begin + tokens, at::kLong);
+    last_B1[row].fill_(tokens - 1);
+  }
+  const at::Device device = mixed_PD.device();
+  token_BN = token_BN.to(device);
+  Chunk chunk;
+  chunk.index = index;
+  chunk.tokens.mask = token_BN.ne(packed);
+  chunk.tokens.position =
+      at::arange(columns, mixed_PD.options().requires_grad(false)).expand({batch, columns});
+  chunk.tokens.size = at::ones_like(chunk.tokens.position);
+  chunk.last_B1 = last_B1.to(device);
+  const Tensor padded_PD = at::cat({mixed_PD, at::zeros({1, mixed_PD.size(1)}, mixed_PD.options())});
+  chunk.x_BND = padded_PD.index_select(0, token_BN.flatten()).view({batch, columns, mixed_PD.size(1)});
+  if (place_RD_.defined())
+    chunk.x_BND = chunk.x_BND + place_RD_.repeat({columns / config_.ratio, 1}) *
+                                    chunk.tokens.mask.to(at::kFloat).unsqueeze(-1);
+  return chunk;
+}
+
+Tensor Diffusion::log_snr(const Tensor& top_BKD) const {
+  const FullPrecision full;
+  if (config_.channel != "vp")
+    return at::full({top_BKD.size(0), top_BKD.size(1)}, config_.lam_start,
+                    top_BKD.options().dtype(at::kFloat));
+  Tensor raw_BK = level_bias_.expand({top_BKD.size(0), top_BKD.size(1)});
+  if (level_weight_D_.defined()) raw_BK = raw_BK + at::matmul(unit_rms(top_BKD), level_weight_D_);
+  return raw_BK.sigmoid() * (config_.lam_max - lowest_) + lowest_;
+}
+
+Diffusion::Encoded Diffusion::encode(const Chunk& chunk) const {
+  DownPath::Result down = down_->forward(chunk.x_BND, chunk.tokens);
+  Encoded encoded;
+  encoded.top_BKD = down.x_BKD;
+  encoded.places = std::move(down.places);
+  const Tensor mean = linear(encoded.top_BKD, *latent_).to(at::kFloat);
+  encoded.clean_BKZ = config_.channel == "vae" ? mean : unit_rms(mean);
+  encoded.log_snr_BK = log_snr(encoded.top_BKD);
+  encoded.offset_Z = level_offset_Z_;
+  if (variance_)
+    encoded.log_variance = (linear(unit_rms(encoded.top_BKD), *variance_).to(at::kFloat) - config_.lam_start);
+  return encoded;
+}
+
+PassView Diffusion::through_channel(const Encoded& encoded, const Run& run, int64_t chunk) const {
+  const std::string stream = "diffusion.channel/" + std::to_string(chunk);
+  const Tensor& mask = encoded.latents().mask;
+  const Tensor eps = run.noisy ? run.noise.normal(stream, mask.size(1), config_.latent_width) : Tensor();
+  if (variance_) {
+    const Tensor noise = eps.defined() ? (encoded.log_variance / 2).exp() * eps : Tensor();
+    return {noise.defined() ? encoded.clean_BKZ + noise : encoded.clean_BKZ, encoded.log_snr_BK, mask};
+  }
+  Tensor log_snr_BK = encoded.log_snr_BK;
+  if (run.key.training && config_.level_train && config_.channel == "vp") {
+    const Tensor coins = run.noise.uniform("diffusion.level", 2);
+    const Tensor share_B = coins.select(1, 1) * coins.select(1, 0).lt(0.5).to(at::kFloat);
+    log_snr_BK = lower_levels(log_snr_BK, mask, share_B, lowest_);
+  }
+  return {diffuse(encoded.clean_BKZ, encoded.levels(log_snr_BK), eps), log_snr_BK, mask};
+}
+
+Places Diffusion::relative(const Encoded& encoded, const Chunk& chunk) const {
+  Places places = encoded.latents();
+  places.position = places.position - chunk.last_B1;
+  return places;
+}
+
+std::vector<PassView> Diffusion::views(const Encoded& encoded, const Run& run, int64_t chunk) const {
+  // The chain is drawn from the last pass backwards and read forwards.
+  std::vector<PassView> chain{through_channel(encoded, run, chunk)};
+  for (int64_t p = config_.passes - 1; p > 0; --p) {
+    const bool pool = config_.pools_views();
+    const int64_t rows = pool ? (chain.back().mask_BK.size(1) + 1) / 2 : chain.back().mask_BK.size(1);
+    const std::string stream = "diffusion.pass/" + std::to_string(chunk) + "/" + std::to_string(p);
+    const Tensor eps = run.noisy ? run.noise.normal(stream, rows, config_.latent_width) : Tensor();
+    chain.push_back(degrade(chain.back(), kPassDelta, pool, eps));
+  }
+  std::reverse(chain.begin(), chain.end());
+  return chain;
+}
+
+void Diffusion::read_passes(std::vector<Piece>& pieces, int64_t batch, const Run& run) const {
+  Tensor state = config_.state > 0 ? denoiser_->state()->start(batch) : Tensor();
+  for (int64_t pass = 1; pass <= config_.passes; ++pass) {
+    for (size_t c = 0; c < pieces.size(); ++c) {
+      Piece& piece = pieces[c];
+      const bool cut_here = pieces.size() > 1 && static_cast<int64_t>(c) % config_.tbptt_chunks == 0;
+      if (state.defined() && cut_here && (c > 0 || pass > 1)) state = state.detach();
+      piece.carried = state;
+      piece.reversed = reverse(piece, pass, state, run);
+      state = piece.reversed.state_BMD;
+    }
+  }
+}
+
+Diffusion::Reversed Diffusion::reverse(const Piece& piece, int64_t pass, const Tensor& state,
+                                       const Run& run) const {
+  const PassView& seen = piece.views[static_cast<size_t>(pass - 1)];
+  DenoiserView view;
+  view.places = relative(piece.encoded, piece.chunk);
+  view.state_BMD = state;
+  view.pass = pass;
+  view.passes = config_.passes;
+  if (config_.skip_bypass) view.bypass_BKD = piece.encoded.top_BKD;
+  const int64_t latents = view.places.mask.size(1);
+  Tensor z = PassView::spread(seen.latent_BKZ, seen.group, latents);
+  Tensor log_snr = PassView::spread(seen.log_snr_BK, seen.group, latents);
+  if (config_.start == "gaussian") {
+    view.channel_BKZ = z;
+    // Drawn without a look at the text: it must not carry even a hash of it.
+    z = run.noise.common_normal(
+        "diffusion.start/" + std::to_string(piece.chunk.index) + "/" + std::to_string(pass), latents,
+        config_.latent_width);
+    log_snr = schedule_.log_snr(at::ones_like(log_snr));
+  } else if (level_offset_Z_.defined()) {
+    log_snr = log_snr.unsqueeze(-1) + level_offset_Z_;
+  }
+  Reversed out;
+  const auto denoise = [&](const Tensor& latent, const Tensor& before, const Tensor& level) {
+    const Tensor level_BK = level.dim() == 3 ? level.mean(-1) : level;
+    Denoiser::Result result = denoiser_->forward(latent, before, level_BK, view);
+    if (result.state_BMD.defined()) view.state_BMD = result.state_BMD;
+    out.features_BKD = result.features_BKD;
+    return result.predicted_BKZ;
+  };
+  const DdimOptions options{
+      .steps = config_.steps,
+      .prediction = config_.prediction == "v" ? Prediction::kVelocity : Prediction::kClean,
+      .last_step_only = config_.bptt_steps == "last"};
+  out.estimates = ddim(schedule_, z, log_snr, options, denoise);
+  out.clean_BKZ = out.estimates.back();
+  out.state_BMD = view.state_BMD;
+  return out;
+}
+
+double Diffusion::embedding_rms(const Backbone& backbone) const {
+  if (measured_ == &backbone && !backbone.trainable()) return measured_rms_;
+  const at::NoGradGuard no_grad;
+  const Tensor& table_VD = backbone.weights().at("model.embed_tokens.weight");
+  double sum = 0;
+  constexpr int64_t kRows = 8192;  // the table of a large base is not widened at once
+  for (int64_t row = 0; row < table_VD.size(0); row += kRows)
+    sum += table_VD.slice(0, row, row + kRows).to(at::kFloat).square().sum().item<double>();
+  measured_ = &backbone;
+  measured_rms_ = std::sqrt(sum / static_cast<double>(table_VD.numel()));
+  return measured_rms_;
+}
+
+Tensor Diffusion::slots_of(const Reversed& reversed, const Backbone& backbone) const {
+  const Tensor joined = unit_rms(at::cat({reversed.features_BKD, reversed.clean_BKZ}, -1));
+  return linear(joined, *out_).to(at::kFloat) * embedding_rms(backbone);
+}
+
+Memory Diffusion::assemble(const Context& context, const std::vector<Tensor>& slots,
+                           const std::vector<Tensor>& masks, const std::vector<Tensor>& positions) const {
+  const at::Device device = context.ids_P().device();
+  const int64_t batch = context.batch();
+  const int64_t head = config_.sink ? static_cast<int64_t>(setup_.head_ids.size()) : 0;
+  Memory memory;
+  const at::ScalarType dtype = context.backbone().compute_dtype();
+  memory.slots_BKD = slots.empty() ? at::zeros({batch, 0, setup_.backbone.hidden_size},
+                                               at::TensorOptions().device(device).dtype(dtype))
+                                   : at::cat(slots, 1).to(dtype);
+  memory.mask_BK = masks.empty() ? at::zeros({batch, 0}, at::TensorOptions().device(device).dtype(at::kBool))
+                                 : at::cat(masks, 1);
+  memory.head_ids_BP = at::tensor(at::ArrayRef<int64_t>(setup_.head_ids), at::kLong)
+                           .slice(0, 0, head)
+                           .to(device)
+                           .expand({batch, head});
+  number_densely(memory, head);
+  if (config_.slot_positions == "spread" && !positions.empty()) {
+    memory.position_BK =
+        (at::cat(positions, 1).round().to(at::kLong) + head).masked_fill(memory.mask_BK.logical_not(), 0);
+    memory.next_position_B = at::tensor(context.lengths(), at::kLong).to(device) + head;
+  }
+  return memory;
+}
+
+CTXC_REGISTER_COMPRESSOR("diffusion", Diffusion,
+                         "a channel of learned noise levels, undone by a few denoising steps");
+
+}  // namespace ctxc
