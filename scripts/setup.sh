@@ -95,7 +95,7 @@ if ((cuda)) && [ -z "$torch_dir" ] && [ "$(cat .deps/nvidia-site/.version 2>/dev
   [ -n "$(wheel_of torch "$torch_version")" ] || fetch "torch==$torch_version"
   wheel="$(wheel_of torch "$torch_version")"
   say "unpacking LibTorch's CUDA libraries"
-  unzip -q -o -j "$wheel" torch/lib/libtorch_cuda.so torch/lib/libtorch_cuda_linalg.so torch/lib/libc10_cuda.so torch/lib/libcaffe2_nvrtc.so -d .deps/torch/lib
+  unzip -q -o -j "$wheel" torch/lib/libtorch_cuda.so torch/lib/libtorch_cuda_linalg.so torch/lib/libc10_cuda.so torch/lib/libtorch_nvshmem.so torch/lib/libcaffe2_nvrtc.so -d .deps/torch/lib
   # The wheel's own list, at its versions; LibTorch's RPATH finds them in ../../nvidia.
   mapfile -t needs < <(unzip -p "$wheel" '*.dist-info/METADATA' | sed -n 's/^Requires-Dist: \(\(nvidia-\|cuda-toolkit\)[^;]*\);.*/\1/p')
   say "fetching ${needs[*]}"

@@ -61,8 +61,9 @@ void load_cuda(const std::string& plugin) {
     if (!dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL))
       throw usage(fmt::format("{} cannot be loaded: {}", fs::path(library).filename().string(), dlerror()),
                   "LibTorch's CUDA libraries are needed beside its CPU ones: scripts/setup.sh --cuda");
-  CTXC_CHECK(at::hasCUDA(), ErrorKind::kInternal, "",
-             "LibTorch was asked about CUDA before its library was loaded");
+  CTXC_CHECK(at::hasCUDA(), ErrorKind::kUsage,
+             "see nvidia-smi, and whether LD_LIBRARY_PATH holds another libcuda.so.1",
+             "run.device: LibTorch's CUDA library finds no GPU, though the driver lists one");
   loaded = true;
 }
 

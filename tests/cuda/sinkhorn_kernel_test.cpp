@@ -55,7 +55,7 @@ TEST(SinkhornKernel, EqualsTheReferenceWithItsGradients) {
   struct Case {
     int64_t windows, w, k, iterations;
   };
-  for (const Case c : {Case{3, 6, 3, 7}, Case{3, 33, 32, 3}, Case{2, 16, 4, 30}, Case{1, 1, 1, 2},
+  for (const Case c : {Case{3, 6, 3, 7}, Case{3, 33, 32, 3}, Case{2, 16, 4, 8}, Case{1, 1, 1, 2},
                        Case{2, 70, 37, 2}, Case{1, 5, 64, 4}})
     for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
       Problem p = problem(c.windows, c.w, c.k);
