@@ -46,7 +46,6 @@ say "evaluating on passages never trained on"
 [ -e "$run/eval/results.json" ] || "$bin/ctxc-eval" --checkpoint "$run" --out "$run/eval"
 
 say "exporting and asking"
-question="What is the job of Boris? Boris works as a"
 [ -e "$run/export/method" ] || "$bin/ctxc-export" --in "$run" --to safetensors --out "$run/export/method"
 if [ ! -e "$run/export/memory.safetensors" ]; then
   mkdir -p "$run/export"
@@ -56,7 +55,11 @@ fi
 [ -e "$run/export/peft" ] || "$bin/ctxc-export" --in "$run/export/memory.safetensors" --to peft-prompt --out "$run/export/peft"
 model=$(sed -n 's/^  path: \(.*\)$/\1/p' "$run/config.yaml" | head -n 1 | tr -d '"')
 cat "$run/export/text.txt"; echo
-"$bin/ctxc-run" ask --memory "$run/export/memory.safetensors" --model "$model" "$question"
+for question in "Where does Boris live? Boris lives in" "What is the job of Boris? Boris works as a" \
+                "What does Boris like? Boris likes" "What does Boris own? Boris owns a"; do
+  printf '%s ' "$question"
+  "$bin/ctxc-run" ask --quiet --memory "$run/export/memory.safetensors" --model "$model" "$question"
+done
 "$bin/ctxc-eval" report "$run" --out "$run/report.html"
 
 say "result"

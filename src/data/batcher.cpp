@@ -94,7 +94,9 @@ Batcher::Batcher(std::vector<std::shared_ptr<DataSource>> sources, std::vector<d
              "data: weights must be above 0 (found {})", smallest);
   for (size_t i = 0; i < sources.size(); ++i) {
     const int64_t size = sources[i]->size();
-    CTXC_CHECK(size > 0, ErrorKind::kInput, "", "{}: the data source is empty", sources[i]->name());
+    CTXC_CHECK(size > 0, ErrorKind::kInput,
+               "see what the data holds with --dry-run; does skip_samples leave any?",
+               "{}: the data source is empty", sources[i]->name());
     impl->first.push_back(impl->visits);
     impl->quota.push_back(std::llround(static_cast<double>(size) * weights[i] / smallest));
     impl->visits += impl->quota.back();

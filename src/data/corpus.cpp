@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <span>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -65,7 +66,7 @@ double continued_share(double reconstruction, int64_t segments) {
   return n * ntp / (1 + (n - 1) * ntp);
 }
 
-void add_blocks(TextSource& source, const std::vector<Tokens>& blocks, const SourceConfig& config,
+void add_blocks(TextSource& source, std::span<const Tokens> blocks, const SourceConfig& config,
                 const ExampleRules& rules, const Prompt& prompt) {
   const int64_t length = rules.context_tokens + rules.generation_tokens;
   const int64_t segments = (length + rules.context_tokens - 1) / rules.context_tokens;
@@ -140,7 +141,8 @@ std::unique_ptr<DataSource> make_text_source(const SourceConfig& config,
   ReadOptions options{config.on_bad_line == "skip", 0};
   int64_t tokens = 0;
   const auto enough = [&] {
-    return config.max_samples > 0 && static_cast<int64_t>(cutter.blocks().size()) >= config.max_samples;
+    const auto blocks = static_cast<int64_t>(cutter.blocks().size());
+    return config.max_samples > 0 && blocks >= config.skip_samples + config.max_samples;
   };
   for (const std::string& file : files) {
     if (enough()) break;
@@ -154,7 +156,8 @@ std::unique_ptr<DataSource> make_text_source(const SourceConfig& config,
   CTXC_CHECK(!cutter.blocks().empty(), ErrorKind::kInput, "use more text, or lower data.context_tokens",
              "{}: too little text for one block (found {} tokens, expected at least {})", config.path, tokens,
              rules.context_tokens + rules.generation_tokens);
-  add_blocks(*source, cutter.blocks(), config, rules, prompt);
+  const size_t skipped = std::min(cutter.blocks().size(), static_cast<size_t>(config.skip_samples));
+  add_blocks(*source, std::span(cutter.blocks()).subspan(skipped), config, rules, prompt);
   source->mutable_stats().bad_lines = options.bad_lines;
   return source;
 }

@@ -182,8 +182,13 @@ std::unique_ptr<DataSource> make_qa_source(const SourceConfig& config, const Exa
                                            const std::function<void(const PassageSink&)>& read) {
   const std::string fingerprint = sha256_hex(identity + "\n" + rules_identity(config, rules, prompt));
   auto source = std::make_unique<QaSource>(config.name, rules.one_query_per_example, fingerprint);
-  Encoder encoder(rules, prompt, source->mutable_stats());
+  SourceStats skipped;  // counted by the same rules, so that max_samples: N and skip_samples: N never overlap
+  Encoder skipper(rules, prompt, skipped), encoder(rules, prompt, source->mutable_stats());
   read([&](Passage&& passage) {
+    if (skipped.contexts < config.skip_samples) {
+      skipper.encode(passage);
+      return Reading::kGoOn;
+    }
     if (auto example = encoder.encode(passage)) source->add(std::move(*example));
     const bool enough = config.max_samples > 0 && source->stats().contexts >= config.max_samples;
     return enough ? Reading::kStop : Reading::kGoOn;
@@ -193,12 +198,13 @@ std::unique_ptr<DataSource> make_qa_source(const SourceConfig& config, const Exa
 }
 
 std::string rules_identity(const SourceConfig& config, const ExampleRules& rules, const Prompt& prompt) {
-  return fmt::format("{} {} {} {} {} {} {}\n{} {} {} {} {} {} {} {} {} {}\n{}\n{}", config.format,
-                     config.max_samples, config.on_bad_line, config.context_column, config.question_column,
-                     config.answers_column, config.text_column, rules.context_tokens, rules.query_tokens,
-                     rules.generation_tokens, rules.truncate, rules.char_cut, rules.one_query_per_example,
-                     rules.answer_in_window, rules.reconstruction, rules.evaluation, rules.drop_remainder,
-                     dump_config(prompt.config()), prompt.tokenizer().fingerprint());
+  return fmt::format("{} {} {} {} {} {} {} {}\n{} {} {} {} {} {} {} {} {} {}\n{}\n{}", config.format,
+                     config.skip_samples, config.max_samples, config.on_bad_line, config.context_column,
+                     config.question_column, config.answers_column, config.text_column, rules.context_tokens,
+                     rules.query_tokens, rules.generation_tokens, rules.truncate, rules.char_cut,
+                     rules.one_query_per_example, rules.answer_in_window, rules.reconstruction,
+                     rules.evaluation, rules.drop_remainder, dump_config(prompt.config()),
+                     prompt.tokenizer().fingerprint());
 }
 
 }  // namespace ctxc

@@ -115,7 +115,8 @@ void SourceConfig::describe(Fields& f) {
       .one_of({"", "mrqa", "squad", "qa_jsonl", "text", "synthetic"});
   f("name", name, "shown in tables; empty: the file's name without endings");
   f("weight", weight, "how often an example is seen, compared with those of the other entries").above(0);
-  f("max_samples", max_samples, "first so many contexts (text: blocks); 0 = all").min(0);
+  f("skip_samples", skip_samples, "so many contexts (text: blocks) at the beginning are left out").min(0);
+  f("max_samples", max_samples, "first so many contexts (text: blocks) after those; 0 = all").min(0);
   f("on_bad_line", on_bad_line, "a broken line stops the program, or is left out and counted")
       .one_of({"error", "skip"});
   f("context_column", context_column, "qa_jsonl: key of the context");

@@ -17,11 +17,12 @@ namespace ctxc {
 
 /// One entry of data.train / data.valid / data.eval.
 struct SourceConfig {
-  std::string path;         // file, glob or folder below data.root; "tiny-facts" for generated data
-  std::string format;       // empty: recognised by content and name
-  std::string name;         // shown in tables; empty: the file's stem
-  double weight = 1;        // share when sources are mixed (per example, see Batcher)
-  int64_t max_samples = 0;  // 0 = all (contexts for QA, blocks for text)
+  std::string path;          // file, glob or folder below data.root; "tiny-facts" for generated data
+  std::string format;        // empty: recognised by content and name
+  std::string name;          // shown in tables; empty: the file's stem
+  double weight = 1;         // share when sources are mixed (per example, see Batcher)
+  int64_t skip_samples = 0;  // left out before the first (contexts for QA, blocks for text)
+  int64_t max_samples = 0;   // 0 = all
   std::string on_bad_line = "error";
   std::string context_column = "context", question_column = "question", answers_column = "answers",
               text_column = "text";

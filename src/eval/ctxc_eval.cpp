@@ -256,7 +256,10 @@ class Evaluation {
     OrderedJson header;
     header["format_version"] = 1;
     header["tool"] = std::string(trim(version_text(false)));
-    header["checkpoint"] = main_ ? main_->path : checkpoint_;
+    // Neither full nor no context reads anything of a checkpoint.
+    if (std::any_of(plans_.begin(), plans_.end(),
+                    [](const MethodPlan& plan) { return plan.kind != "full" && plan.kind != "none"; }))
+      header["checkpoint"] = main_ ? main_->path : checkpoint_;
     header["model"] = references_.backbone ? references_.backbone->path()
                       : main_              ? main_->backbone->path()
                                            : config_.backbone.path;

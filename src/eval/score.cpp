@@ -134,12 +134,14 @@ Interval interval_95(std::vector<double> values) {
   return {quantile(values, 0.025), quantile(values, 0.975)};
 }
 
+/// (r + 1) / (n + 1) on either side (Davison and Hinkley, 1997, section 4.2): n resamples cannot show a p of
+/// 0.
 double two_sided_p(const std::vector<double>& differences) {
   if (differences.empty()) return 1;
   const auto below = std::count_if(differences.begin(), differences.end(), [](double d) { return d <= 0; });
   const auto above = std::count_if(differences.begin(), differences.end(), [](double d) { return d >= 0; });
-  return std::min(1.0,
-                  2 * static_cast<double>(std::min(below, above)) / static_cast<double>(differences.size()));
+  const double smaller = static_cast<double>(std::min(below, above)) + 1;
+  return std::min(1.0, 2 * smaller / static_cast<double>(differences.size() + 1));
 }
 
 Score mean_percent(std::span<const ScoredQuestion> questions) {

@@ -50,7 +50,7 @@ struct PairedDifference {
   double exact_match = 0, f1 = 0;
   Interval exact_match_95, f1_95;
   double exact_match_p = 1,
-         f1_p = 1;  ///< two-sided: twice the smaller share of resamples on either side of 0
+         f1_p = 1;  ///< two-sided, from the resamples on either side of 0; at least 2 / (resamples + 1)
 };
 
 /// Paired bootstrap over contexts. Error kInternal unless both lists hold the same questions in the same

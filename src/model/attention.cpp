@@ -27,7 +27,7 @@ Tensor attend(const Tensor& query, const Tensor& key, const Tensor& value, const
 }  // namespace
 
 PackedAttention::PackedAttention(const LlamaConfig& config, const PackedRows& rows, at::ScalarType dtype)
-    : config_(config), prefix_(rows.prefix) {
+    : config_(config), dtype_(dtype), prefix_(rows.prefix) {
   const at::Device device = rows.embeds_PD.device();
   CTXC_CHECK(prefix_.empty() || static_cast<int64_t>(prefix_.size()) == config.num_layers,
              ErrorKind::kInternal, "",
@@ -59,9 +59,9 @@ Tensor PackedAttention::operator()(int64_t layer, const Tensor& query_PHE, const
   const int64_t groups = config_.num_kv_heads, shared = config_.num_heads / groups, width = config_.head_dim;
   // Splitting (whose backward is one concatenation) instead of slicing (whose backward fills a full tensor
   // each).
-  const auto queries = query_PHE.view({-1, groups, shared, width}).split_with_sizes(lengths_, 0);
-  const auto keys = key_PGE.split_with_sizes(lengths_, 0);
-  const auto values = value_PGE.split_with_sizes(lengths_, 0);
+  const auto queries = query_PHE.to(dtype_).view({-1, groups, shared, width}).split_with_sizes(lengths_, 0);
+  const auto keys = key_PGE.to(dtype_).split_with_sizes(lengths_, 0);
+  const auto values = value_PGE.to(dtype_).split_with_sizes(lengths_, 0);
   std::vector<Tensor> outputs;
   outputs.reserve(parts_.size());
   for (size_t index = 0; index < parts_.size(); ++index) {
@@ -82,7 +82,7 @@ Tensor PackedAttention::operator()(int64_t layer, const Tensor& query_PHE, const
     outputs.push_back(out_GRTE.permute({2, 0, 1, 3}).reshape({lengths_[index], -1}));
   }
   if (outputs.empty()) return query_PHE.reshape({0, groups * shared * width});
-  return outputs.size() == 1 ? outputs[0] : at::cat(outputs, 0);
+  return (outputs.size() == 1 ? outputs[0] : at::cat(outputs, 0)).to(query_PHE.scalar_type());
 }
 
 PaddedAttention::PaddedAttention(const LlamaConfig& config, int64_t batch, int64_t columns,

@@ -20,6 +20,7 @@ class Attention {
 /// Every segment of a packed batch attends to itself (and its prefix) only.
 class PackedAttention : public Attention {
  public:
+  /// `dtype`: what queries, keys and values are multiplied in; the result has the type of the queries.
   PackedAttention(const LlamaConfig& config, const PackedRows& rows, at::ScalarType dtype);
   Tensor operator()(int64_t layer, const Tensor& query_PHE, const Tensor& key_PGE,
                     const Tensor& value_PGE) override;
@@ -30,6 +31,7 @@ class PackedAttention : public Attention {
     int64_t prefix_row = -1;
   };
   const LlamaConfig& config_;
+  at::ScalarType dtype_;
   const std::vector<KvPair>& prefix_;
   std::vector<int64_t> lengths_;
   std::vector<Part> parts_;

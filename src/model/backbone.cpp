@@ -108,6 +108,10 @@ at::ScalarType Backbone::compute_dtype() const {
   return embedding_VD_.scalar_type() == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
 }
 
+at::ScalarType Backbone::product_dtype() const {
+  return products_ == Products::kNarrow ? at::kBFloat16 : compute_dtype();
+}
+
 bool Backbone::trainable() const {
   return trainable_;
 }
@@ -124,7 +128,7 @@ Tensor Backbone::embed(const Tensor& ids) const {
 }
 
 Tensor Backbone::head_VD() const {
-  return head_VD_.to(compute_dtype());
+  return head_VD_.to(product_dtype());
 }
 
 Tensor Backbone::logits(const Tensor& hidden) const {
@@ -192,7 +196,7 @@ ForwardResult Backbone::forward(const PackedRows& rows, const ForwardOptions& op
   CTXC_CHECK(total == rows.embeds_PD.size(0) && total == rows.positions_P.size(0), ErrorKind::kInternal, "",
              "backbone: the segments do not fill the packed batch (found {} of {} tokens, {} positions)",
              total, rows.embeds_PD.size(0), rows.positions_P.size(0));
-  PackedAttention attention(config_, rows, compute_dtype());
+  PackedAttention attention(config_, rows, product_dtype());
   return run(rows.embeds_PD, rows.positions_P, 1, attention, options);
 }
 

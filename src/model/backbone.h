@@ -95,12 +95,15 @@ class Backbone {
   const std::string& path() const { return path_; }  ///< "" for random ones
   at::Device device() const;
   at::ScalarType compute_dtype() const;  ///< of activations
+  /// What frozen weights, and queries with keys in the packed path, are multiplied in: bfloat16 under
+  /// Products::kNarrow.
+  at::ScalarType product_dtype() const;
   bool trainable() const;
   /// Every weight under its Hugging Face name, in name order.
   const std::map<std::string, Tensor>& weights() const { return weights_; }
 
   Tensor embed(const Tensor& ids) const;  ///< [...] int64 -> [..., D]
-  /// The output matrix [V, D] in compute dtype (the embedding if tied).
+  /// The output matrix [V, D] in product dtype (the embedding if tied).
   Tensor head_VD() const;
   Tensor logits(const Tensor& hidden) const;  ///< [..., D] -> [..., V]; hidden state L
 

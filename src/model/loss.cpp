@@ -41,7 +41,7 @@ Outcome run(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& targ
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t count = std::min(chunk, rows - begin);
     const Tensor hidden_CD = hidden_MD.narrow(0, begin, count);
-    const Tensor block_CV = at::linear(hidden_CD, weight_VD);
+    const Tensor block_CV = at::linear(hidden_CD.to(weight_VD.scalar_type()), weight_VD);
     const auto [loss_C, z_C] =
         cross_entropy_rows_(block_CV, target_M.narrow(0, begin, count), hidden_grad || weight_grad);
     total += loss_C.sum(at::kDouble);
@@ -64,8 +64,9 @@ Outcome run_kl(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& t
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t count = std::min(chunk, rows - begin);
     const Tensor hidden_CD = hidden_MD.narrow(0, begin, count);
-    const Tensor block_CV = at::linear(hidden_CD, weight_VD);
-    const Tensor teacher_CV = at::linear(teacher_MD.narrow(0, begin, count), teacher_weight_VD);
+    const Tensor block_CV = at::linear(hidden_CD.to(weight_VD.scalar_type()), weight_VD);
+    const Tensor teacher_CV =
+        at::linear(teacher_MD.narrow(0, begin, count).to(teacher_weight_VD.scalar_type()), teacher_weight_VD);
     total += kl_rows_(block_CV, teacher_CV.to(block_CV.scalar_type()), hidden_grad || weight_grad)
                  .sum(at::kDouble);
     if (hidden_grad || weight_grad)

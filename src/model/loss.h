@@ -6,7 +6,8 @@ namespace ctxc {
 
 /// Mean over M of -log softmax(h W^T)[target]. Backward recomputes nothing: the chunk's gradient with respect
 /// to the hidden states (and W if it trains) is formed in the forward pass while its logits exist. hidden_MD
-/// float, weight_VD, target_M int64; `chunk` rows at a time. Returns a scalar, float32.
+/// float, weight_VD, target_M int64; `chunk` rows at a time. The two products are in the weight's type, what
+/// lies between them (log-sum-exp, probabilities) in float32. Returns a scalar, float32.
 Tensor chunked_cross_entropy(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& target_M,
                              int64_t chunk = 256);
 

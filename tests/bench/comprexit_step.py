@@ -70,6 +70,7 @@ def main():
                             generation=64, ratio=4, window=128, gate=256, metric=256, iterations=30, steps=4,
                             warmup=1, threads=1).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the frozen base")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -78,7 +79,8 @@ def main():
     config = LlamaConfig(vocab_size=args.vocab, hidden_size=args.hidden, num_hidden_layers=args.layers,
                          num_attention_heads=args.heads, num_key_value_heads=args.kv_heads,
                          intermediate_size=args.ffn, tie_word_embeddings=True, max_position_embeddings=8192)
-    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    dtype = getattr(torch, args.dtype)
+    model = LlamaForCausalLM(config).eval().requires_grad_(False).to(dtype)
     compressor = Compressor(args.hidden, args.layers + 1, args.ratio, args.window, args.gate, args.metric, args.iterations)
     optimizer = torch.optim.AdamW(compressor.parameters(), lr=1e-4, weight_decay=0)
     embed = model.get_input_embeddings()
@@ -89,11 +91,11 @@ def main():
         context, target = ids[:, : args.context], ids[:, args.context:]
         with torch.no_grad():
             hidden = model.model(context, output_hidden_states=True).hidden_states
-        slots = compressor(torch.stack(hidden, 2))
+        slots = compressor(torch.stack(hidden, 2).float()).to(dtype)
         bos = embed(torch.zeros(args.batch, 1, dtype=torch.long))
         logits = model(inputs_embeds=torch.cat([bos, slots, embed(target)], 1)).logits
         first = slots.size(1)
-        loss = F.cross_entropy(logits[:, first:first + args.generation].reshape(-1, args.vocab), target.reshape(-1))
+        loss = F.cross_entropy(logits[:, first:first + args.generation].reshape(-1, args.vocab).float(), target.reshape(-1))
         loss.backward()
         nn.utils.clip_grad_norm_(compressor.parameters(), 20.0)
         optimizer.step()

@@ -167,8 +167,13 @@ def main():
                           "peak_file_backed_gib": round(mapped / 2**30, 2), "logits_shape": shape, "finite": finite}))
         if not finite:
             sys.exit("error: the logits are not finite")
-        subprocess.run([os.path.join(args.bin, "ctxc-train"), "configs/comprexit_llama3.1-8b_mrqa.yaml", "--dry-run",
-                        f"backbone.path={folder}"], check=True)
+        # No tokenizer of that model here: the embedded one and some text stand in. Blocks of text always have the full length.
+        text = os.path.join(folder, "text.txt")
+        with open(text, "w") as out:
+            out.write("The river runs under the old bridge and nobody counts the boats.\n" * 20000)
+        subprocess.run([os.path.join(args.bin, "ctxc-train"), "configs/comprexit_llama3.1-8b_text.yaml", "--dry-run",
+                        f"backbone.path={folder}", "backbone.tokenizer=models/tiny-facts",
+                        f"data.train=[{{path: {text}, format: text}}]"], check=True)
     finally:
         if not args.keep:
             shutil.rmtree(folder, ignore_errors=True)

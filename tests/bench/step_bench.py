@@ -2,10 +2,10 @@
 """Times a ComprExIT training step of ctxc-train against a faithful Python one (comprexit_step.py), paired in one run.
 
 Same shapes on both sides (SmolLM2-135M: frozen 30 x 576 Llama as encoder and decoder, contexts of 256 tokens, continuations
-of 64, ratio 4, window 128, 30 Sinkhorn iterations), float32, the same number of threads. The two programs run in turns, so
+of 64, ratio 4, window 128, 30 Sinkhorn iterations), the frozen base in the same type, the same number of threads. The two programs run in turns, so
 that a busy machine disturbs both; the figure is the ratio. Needs scripts/setup.sh and scripts/interop.sh.
 
-    .deps/interop/bin/python tests/bench/step_bench.py [--rounds 3] [--steps 4] [--batch 2] [--threads 1]
+    .deps/interop/bin/python tests/bench/step_bench.py [--rounds 3] [--steps 4] [--batch 2] [--threads 1] [--dtype float32]
 """
 import argparse
 import glob
@@ -25,9 +25,9 @@ def run_ctxc(args, folder, text):
         sys.exit("error: no GGUF model in .deps/models\nhint: scripts/setup.sh")
     command = [os.path.join(args.bin, "ctxc-train"), "configs/comprexit_smollm2_text.yaml", "--quiet", "--overwrite",
                f"run.dir={run}", f"backbone.path={model[0]}", f"run.threads={args.threads}",
-               f"data.train=[{{path: {text}, format: text}}]", f"train.batch={args.batch}",
+               f"data.train=[{{path: {text}, format: text}}]", "data.valid=[]", "train.valid_every=0", f"train.batch={args.batch}",
                f"train.steps={args.steps + args.warmup}", "compressor.window=128", "compressor.init=paper",
-               "train.save_every=0", "train.lr=1e-4", "train.schedule=linear"]
+               f"run.dtype={args.dtype}", "train.save_every=0", "train.lr=1e-4", "train.schedule=linear"]
     subprocess.run(command, check=True, env=dict(os.environ, OMP_NUM_THREADS=str(args.threads)))
     with open(os.path.join(run, "log.jsonl")) as log:
         records = [json.loads(line) for line in log][args.warmup:]
@@ -37,7 +37,8 @@ def run_ctxc(args, folder, text):
 
 def run_python(args):
     command = [sys.executable, os.path.join(os.path.dirname(__file__), "comprexit_step.py"), "--steps", str(args.steps),
-               "--warmup", str(args.warmup), "--batch", str(args.batch), "--threads", str(args.threads)]
+               "--warmup", str(args.warmup), "--batch", str(args.batch), "--threads", str(args.threads),
+               "--dtype", args.dtype]
     output = subprocess.run(command, check=True, capture_output=True, text=True,
                             env=dict(os.environ, OMP_NUM_THREADS=str(args.threads))).stdout
     return json.loads(output.splitlines()[-1])
@@ -51,6 +52,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the frozen base")
     args = parser.parse_args()
     pairs = []
     with tempfile.TemporaryDirectory(prefix="ctxc-bench-") as folder:
@@ -70,7 +72,7 @@ def main():
     speed = statistics.median(t["seconds_per_step"] / o["seconds_per_step"] for o, t in pairs)
     memory = statistics.median(o["peak_rss_bytes"] / t["peak_rss_bytes"] for o, t in pairs)
     print(json.dumps({"tokens_per_second_ratio": round(speed, 3), "peak_memory_ratio": round(memory, 3),
-                      "rounds": args.rounds, "batch": args.batch, "threads": args.threads}))
+                      "rounds": args.rounds, "batch": args.batch, "threads": args.threads, "dtype": args.dtype}))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "model/loss.h"
 #include "throws.h"
 #include "tiny_llama.h"
 
@@ -229,6 +230,25 @@ TEST(Backbone, Bfloat16ProductsStayNearFloat32Ones) {
   fast->logits(hidden).square().sum().backward();
   exact->logits(expected).square().sum().backward();
   EXPECT_LT(relative_error(rows.embeds_PD.grad(), same.embeds_PD.grad()), 2 * tolerance);
+}
+
+TEST(Backbone, TheLossMultipliesInTheProductsType) {
+  const auto fast = tiny({.dtype = "bfloat16"}), exact = tiny_as_stored();
+  EXPECT_EQ(fast->head_VD().scalar_type() == at::kBFloat16, cpu_multiplies_bfloat16());
+  EXPECT_EQ(exact->head_VD().scalar_type(), at::kFloat);
+  const Tensor target_M = at::arange(13, at::kLong) * 3 % exact->config().vocab_size;
+  const Tensor hidden_MD = random_tensor({13, exact->config().hidden_size}, 7);
+  std::vector<Tensor> losses, grads;
+  for (const auto& backbone : {fast, exact}) {
+    const Tensor input_MD = hidden_MD.clone().requires_grad_();
+    losses.push_back(chunked_cross_entropy(input_MD, backbone->head_VD(), target_M, /*chunk=*/5));
+    losses.back().backward();
+    grads.push_back(input_MD.grad());
+    EXPECT_EQ(losses.back().scalar_type(), at::kFloat);
+    EXPECT_EQ(grads.back().scalar_type(), at::kFloat);
+  }
+  EXPECT_LT(relative_error(losses[0], losses[1]), 0.01);
+  EXPECT_LT(relative_error(grads[0], grads[1]), 0.03);
 }
 
 TEST(Backbone, FrozenWeightsMakeNoGraphAndTrainableOnesGetGradients) {

@@ -131,6 +131,25 @@ TEST_F(Source, OneQueryPerExampleAndMaxSamples) {
   EXPECT_EQ(open("a.jsonl", config)->size(), 2);
 }
 
+TEST_F(Source, SkipAndMaxSamplesSplitAFileWithoutOverlap) {
+  const std::string broken_start = R"({"context": "c0", "question": "no answer", "answers": []})"
+                                   "\n";
+  std::string rows = broken_start;
+  for (int i = 1; i <= 5; ++i)
+    rows += fmt::format(R"({{"context": "c{0}", "question": "q", "answers": ["x"], "id": "{0}"}})"
+                        "\n",
+                        i);
+  SourceConfig first, rest;
+  first.max_samples = rest.skip_samples = 2;
+  const auto head = open_text("split.jsonl", rows, first), tail = open("split.jsonl", rest);
+  ASSERT_EQ(head->size(), 2);
+  ASSERT_EQ(tail->size(), 3);
+  EXPECT_EQ(text_of(head->example(1).context), "c2");
+  EXPECT_EQ(text_of(tail->example(0).context), "c3");
+  EXPECT_EQ(tail->stats().contexts, 3);
+  EXPECT_NE(head->fingerprint(), tail->fingerprint());
+}
+
 TEST_F(Source, TruncationKeepsOneEndAndCountsWhatIsLost) {
   rules_.context_tokens = 8;
   auto source = open_text("a.jsonl", kMrqa);
@@ -284,6 +303,11 @@ TEST_F(Source, BlocksCarryTheRemainderOrDropIt) {
   EXPECT_EQ(text_of(source->example(0).queries[0].target), "de");
   EXPECT_TRUE(source->example(0).queries[0].prompt.empty());
   EXPECT_EQ(text_of(source->example(1).context), "fg<256>h");
+  SourceConfig second;
+  second.skip_samples = second.max_samples = 1;
+  const auto rest = open("t.jsonl", second);
+  ASSERT_EQ(rest->size(), 1);
+  EXPECT_EQ(text_of(rest->example(0).context), "fg<256>h");
   std::string many;
   for (int i = 0; i < 1001; ++i) many += "{\"text\": \"abcdef\"}\n";  // 7 tokens each
   EXPECT_EQ(open_text("many.jsonl", many)->size(), 7 * 1001 / 6);
