@@ -12,19 +12,23 @@ packages=(build-essential cmake ninja-build ccache pkg-config libyaml-cpp-dev li
           libpcre2-dev zlib1g-dev libssl-dev libicu-dev libgtest-dev unzip python3 python3-pip)
 
 models=1
+cuda=0
 for arg in "$@"; do
   case "$arg" in
     --no-models) models=0 ;;
+    --cuda) cuda=1 ;;
     -h|--help)
       cat <<'TXT'
-usage: scripts/setup.sh [--no-models]
+usage: scripts/setup.sh [--no-models] [--cuda]
   Installs the system packages (with apt when root or sudo allows; otherwise it names those missing),
   unpacks LibTorch into .deps/torch and SmolLM2-135M-Instruct into .deps/models (--no-models leaves it out).
+  --cuda adds what only a run on a GPU loads: LibTorch's CUDA libraries and the NVIDIA wheels they need (about 4 GB
+  on disk). Building and testing the CUDA plugin needs nvcc alone.
 environment:
   CTXC_TORCH_DIR   an existing LibTorch (with include/ and lib/); nothing is downloaded for it then
 TXT
       exit 0 ;;
-    *) echo "error: unknown argument '$arg' (expected --no-models or --help)" >&2; exit 2 ;;
+    *) echo "error: unknown argument '$arg' (expected --no-models, --cuda or --help)" >&2; exit 2 ;;
   esac
 done
 
@@ -85,6 +89,20 @@ else
   unzip -q -j "$(wheel_of nvidia_cuda_cupti "$cupti_version")" '*/libcupti.so.13' -d .deps/torch.part/torch/lib
   echo "$torch_version" > .deps/torch.part/torch/.version
   mv .deps/torch.part/torch .deps/torch && rmdir .deps/torch.part
+fi
+
+if ((cuda)) && [ -z "$torch_dir" ] && [ "$(cat .deps/nvidia-site/.version 2>/dev/null)" != "$torch_version" ]; then
+  [ -n "$(wheel_of torch "$torch_version")" ] || fetch "torch==$torch_version"
+  wheel="$(wheel_of torch "$torch_version")"
+  say "unpacking LibTorch's CUDA libraries"
+  unzip -q -o -j "$wheel" torch/lib/libtorch_cuda.so torch/lib/libtorch_cuda_linalg.so torch/lib/libc10_cuda.so torch/lib/libtorch_nvshmem.so torch/lib/libcaffe2_nvrtc.so -d .deps/torch/lib
+  # The wheel's own list, at its versions; LibTorch's RPATH finds them in ../../nvidia.
+  mapfile -t needs < <(unzip -p "$wheel" '*.dist-info/METADATA' | sed -n 's/^Requires-Dist: \(\(nvidia-\|cuda-toolkit\)[^;]*\);.*/\1/p')
+  say "fetching ${needs[*]}"
+  rm -rf .deps/nvidia-site
+  python3 -m pip install --quiet --disable-pip-version-check --only-binary :all: --target .deps/nvidia-site "${needs[@]}"
+  ln -sfn nvidia-site/nvidia .deps/nvidia
+  echo "$torch_version" > .deps/nvidia-site/.version
 fi
 
 if ((models)); then

@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include "core/random.h"
 #include "model/attention.h"
+#include "model/kernels/norm_rope.h"
 #include "model/weights.h"
 
 namespace ctxc {
@@ -143,10 +144,9 @@ Tensor Backbone::run_layer(int64_t index, const Tensor& x_PD, const RopeTable& r
                           adapters ? adapters->find(index, projection) : nullptr, products_);
   };
   const Tensor read_PD = rms_norm(x_PD, layer.input_norm_D, config_.rms_norm_eps);
-  const Tensor query_PHE =
-      apply_rope(project(read_PD, Projection::kQ).view({tokens, config_.num_heads, width}), rope);
-  const Tensor key_PGE =
-      apply_rope(project(read_PD, Projection::kK).view({tokens, config_.num_kv_heads, width}), rope);
+  const Tensor plain_query_PHE = project(read_PD, Projection::kQ).view({tokens, config_.num_heads, width});
+  const Tensor plain_key_PGE = project(read_PD, Projection::kK).view({tokens, config_.num_kv_heads, width});
+  const auto [query_PHE, key_PGE] = rope_qk(plain_query_PHE, plain_key_PGE, rope.cos, rope.sin);
   const Tensor value_PGE = project(read_PD, Projection::kV).view({tokens, config_.num_kv_heads, width});
   if (kept) *kept = {key_PGE, value_PGE};
   const Tensor seen_PD = x_PD + project(attention(index, query_PHE, key_PGE, value_PGE), Projection::kO);

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "model/compressor.h"
+#include "model/device.h"
 
 namespace ctxc {
 namespace {
@@ -28,7 +29,7 @@ Context::Context(const Backbone& backbone, std::vector<Tokens> contexts, int64_t
              "context: longer than the padded grid (found {} tokens, expected at most {})", longest,
              padded_length);
   if (padded_length_ == 0) padded_length_ = longest;
-  ids_P_ = at::tensor(ids, at::kLong).to(backbone.device());
+  ids_P_ = to_device(at::tensor(ids, at::kLong), backbone.device());
 }
 
 Context::Context(const Backbone& backbone, const Batch& batch)

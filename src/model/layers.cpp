@@ -6,6 +6,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "model/kernels/norm_rope.h"
+
 namespace ctxc {
 namespace {
 
@@ -28,9 +30,7 @@ struct WideningLinear : Function<WideningLinear> {
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight_D, double eps) {
-  const Tensor wide = x.to(at::kFloat);
-  const Tensor scale = wide.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
-  return (wide * scale * weight_D.to(at::kFloat)).to(x.scalar_type());
+  return rms_norm_rows(x, weight_D, eps);
 }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
@@ -89,9 +89,7 @@ RopeTable rope_table(const Tensor& inverse_frequencies, const Tensor& positions_
 }
 
 Tensor apply_rope(const Tensor& x_PHE, const RopeTable& table) {
-  const auto halves = x_PHE.chunk(2, -1);
-  return at::cat(
-      {halves[0] * table.cos - halves[1] * table.sin, halves[1] * table.cos + halves[0] * table.sin}, -1);
+  return rope_reference(x_PHE, table.cos, table.sin);
 }
 
 Tensor shift_keys(const Tensor& key, const Tensor& delta_N, const Tensor& inverse_frequencies) {

@@ -11,4 +11,9 @@ namespace ctxc {
 Tensor chunked_cross_entropy(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& target_M,
                              int64_t chunk = 256);
 
+/// Mean over M of KL(softmax(t W_T^T) || softmax(h W^T)), the teacher's t [M, D'] and W_T [V, D'] constant.
+/// Likewise.
+Tensor chunked_kl_divergence(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& teacher_MD,
+                             const Tensor& teacher_weight_VD, int64_t chunk = 256);
+
 }  // namespace ctxc

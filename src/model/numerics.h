@@ -13,10 +13,9 @@ namespace ctxc {
 
 /// Transport plans [N, W, K] for costs [N, W, K] between masses a [N, W] and b [N, K] (both >= 0, constant
 /// where a row or column is masked by 0). Differentiable in cost and a; b is a constant. Positive masses
-/// count as at least 1e-20. On the CPU: scaling form in double precision (alpha = e^u, beta = e^v: two
-/// matrix-vector products an iteration), one autograd node that keeps alpha and beta of every iteration,
-/// parallel over N. Needs max(cost) / epsilon <= 300 (a larger quotient is Error kUsage); elsewhere the plain
-/// form.
+/// count as at least 1e-20. One autograd node that keeps u and v of every iteration
+/// (model/kernels/sinkhorn.h). The CPU's scaling form needs max|cost| / epsilon <= 300 (a larger quotient is
+/// Error kUsage).
 Tensor sinkhorn_plan(const Tensor& cost_NWK, const Tensor& a_NW, const Tensor& b_NK, int64_t iterations,
                      double epsilon);
 

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "model/distillation.h"
+#include "model/device.h"
 #include "model/loss.h"
 #include "model/reading.h"
 
@@ -70,8 +71,8 @@ Reading read_memory(const Backbone& backbone, const Memory& memory, const Batch&
       targets.insert(targets.end(), query.target.begin(), query.target.end());
     }
   }
-  return {std::move(packed.rows), at::tensor(sources, at::kLong).to(backbone.device()),
-          at::tensor(targets, at::kLong).to(backbone.device())};
+  return {std::move(packed.rows), to_device(at::tensor(sources, at::kLong), backbone.device()),
+          to_device(at::tensor(targets, at::kLong), backbone.device())};
 }
 
 }  // namespace ctxc

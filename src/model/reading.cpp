@@ -1,6 +1,7 @@
 #include "model/reading.h"
 
 #include "core/error.h"
+#include "model/device.h"
 
 namespace ctxc {
 namespace {
@@ -84,7 +85,7 @@ Tensor gather_embeddings(const Backbone& backbone, const Memory& memory, const L
   const Tensor text_ED = backbone.embed(at::tensor(layout.text_ids, at::kLong));
   if (layout.slot_index.empty()) return text_ED;
   const auto texts = text_ED.split_with_sizes(layout.text_sizes, 0);
-  const Tensor index = at::tensor(layout.slot_index, at::kLong).to(memory.slots_BKD.device());
+  const Tensor index = to_device(at::tensor(layout.slot_index, at::kLong), memory.slots_BKD.device());
   const auto slots = memory.slots_BKD.flatten(0, 1)
                          .index_select(0, index)
                          .to(text_ED.options())
@@ -106,7 +107,7 @@ PackedReading pack_reading(const Backbone& backbone, const Memory& memory,
   for (const Continuations& group : groups) lay_out(host, group, memory.slots_BKD.defined(), layout, reading);
 
   reading.rows.embeds_PD = gather_embeddings(backbone, memory, layout);
-  reading.rows.positions_P = at::tensor(layout.positions, at::kLong).to(backbone.device());
+  reading.rows.positions_P = to_device(at::tensor(layout.positions, at::kLong), backbone.device());
   reading.rows.prefix = memory.kv;
   if (has_kv) reading.rows.prefix_mask_BK = memory.mask_BK;
   for (size_t index = 0; index < groups.size(); ++index) {

@@ -56,14 +56,13 @@ BatchShape mean_shape(const Batcher& batches) {
   BatchShape shape;
   const double share = 1.0 / static_cast<double>(std::max<int64_t>(1, count));
   for (int64_t i = 0; i < count; ++i) {
-    const Batch batch = batches.batch(i, 0);
-    shape.contexts += share * static_cast<double>(batch.examples.size());
-    shape.context_tokens += share * static_cast<double>(batch.context_tokens());
-    shape.queries += share * static_cast<double>(batch.queries());
-    shape.query_tokens += share * static_cast<double>(batch.query_tokens());
-    shape.supervised += share * static_cast<double>(batch.supervised_tokens());
-    for (const Example& example : batch.examples)
-      shape.longest_context = std::max(shape.longest_context, static_cast<double>(example.context.size()));
+    const BatchShape one = shape_of(batches.batch(i, 0));
+    shape.contexts += share * one.contexts;
+    shape.context_tokens += share * one.context_tokens;
+    shape.queries += share * one.queries;
+    shape.query_tokens += share * one.query_tokens;
+    shape.supervised += share * one.supervised;
+    shape.longest_context = std::max(shape.longest_context, one.longest_context);
   }
   return shape;
 }

@@ -47,6 +47,11 @@ void RunLog::step(const StepRecord& record) {
   line["seconds"] = record.seconds;
   line["data_wait_seconds"] = record.data_wait;
   line["resident_bytes"] = resident_bytes();
+  if (record.device_peak_bytes > 0) {
+    line["device_bytes"] = record.device_bytes;
+    line["device_peak_bytes"] = record.device_peak_bytes;
+    events_.scalar("memory/device_peak_bytes", static_cast<double>(record.device_peak_bytes), record.step);
+  }
   log_.write(line);
   events_.scalar("train/loss", record.loss, record.step);
   for (const auto& [name, value] : record.terms) events_.scalar("train/" + name, value, record.step);

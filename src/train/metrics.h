@@ -19,6 +19,7 @@ struct StepRecord {
   double lr = 0, grad_norm = 0;
   int64_t context_tokens = 0, query_tokens = 0, supervised_tokens = 0;
   double seconds = 0, data_wait = 0;
+  uint64_t device_bytes = 0, device_peak_bytes = 0;  ///< of tensors on the GPU; 0 on the CPU
 };
 
 struct ValidationRecord {

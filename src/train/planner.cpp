@@ -65,7 +65,10 @@ void plan_device(Plan& plan, bool gpu) {
 
 Plan make_plan(const RunConfig& config, const LlamaConfig& llama, const Compressor& compressor,
                int64_t trainable, const BatchShape& shape, int64_t steps) {
-  const bool gpu = config.run.device.starts_with("cuda"), base_trains = config.backbone.train;
+  // A GPU that is named is planned for even where there is none.
+  const bool gpu = config.run.device.starts_with("cuda") ||
+                   (config.run.device == "auto" && resolve_device("auto").is_cuda()),
+             base_trains = config.backbone.train;
   const bool half = config.run.dtype == "bfloat16" || (config.run.dtype == "auto" && gpu);
   const double stored = base_trains ? kFloat : (half ? 2 : kFloat), active = gpu && half ? 2 : kFloat;
   const double width = static_cast<double>(llama.hidden_size), layers = static_cast<double>(llama.num_layers);
@@ -145,6 +148,35 @@ std::string plan_text(const Plan& plan) {
   text += fmt::format("disk: {} a checkpoint, {} at most\n", bytes(plan.checkpoint_bytes),
                       bytes(plan.disk_bytes));
   return text;
+}
+
+BatchShape shape_of(const Batch& batch) {
+  BatchShape shape;
+  shape.contexts = static_cast<double>(batch.examples.size());
+  shape.context_tokens = static_cast<double>(batch.context_tokens());
+  shape.queries = static_cast<double>(batch.queries());
+  shape.query_tokens = static_cast<double>(batch.query_tokens());
+  shape.supervised = static_cast<double>(batch.supervised_tokens());
+  for (const Example& example : batch.examples)
+    shape.longest_context = std::max(shape.longest_context, static_cast<double>(example.context.size()));
+  return shape;
+}
+
+bool is_out_of_memory(const std::string& message) {
+  return message.find("out of memory") != std::string::npos ||
+         message.find("can't allocate memory") != std::string::npos;
+}
+
+Error out_of_memory(int64_t step, const std::string& message, const Plan& plan, const DeviceMemory& memory) {
+  const auto bytes = [](double value) { return human_bytes(static_cast<uint64_t>(value)); };
+  std::string text = fmt::format("step {}: out of memory: {}; planned for this batch: {}", step, message,
+                                 bytes(plan.memory()));
+  if (memory.total > 0)
+    text +=
+        fmt::format("; tensors held {} at most and {} now, of {}", bytes(static_cast<double>(memory.peak)),
+                    bytes(static_cast<double>(memory.allocated)), bytes(static_cast<double>(memory.total)));
+  return Error(ErrorKind::kMemory, text,
+               "lower train.batch and raise train.accumulate by as much, or shorten data.context_tokens");
 }
 
 OrderedJson plan_json(const Plan& plan) {

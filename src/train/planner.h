@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <string>
 
+#include "core/error.h"
 #include "model/compressor.h"
+#include "model/device.h"
 #include "train/run_config.h"
 
 namespace ctxc {
@@ -32,11 +34,18 @@ struct Plan {
   double seconds_per_step() const { return flop_per_second > 0 ? flop_per_step / flop_per_second : 0; }
 };
 
+BatchShape shape_of(const Batch& batch);
+
 /// `trainable`: parameters of the method (the base's are added where it trains).
 Plan make_plan(const RunConfig& config, const LlamaConfig& llama, const Compressor& compressor,
                int64_t trainable, const BatchShape& shape, int64_t steps);
 /// Lines for people.
 std::string plan_text(const Plan& plan);
 OrderedJson plan_json(const Plan& plan);
+
+/// True for the texts that LibTorch's allocators give when memory runs out.
+bool is_out_of_memory(const std::string& message);
+/// Error kMemory for a step that ran out of memory: what was planned, what was in use.
+Error out_of_memory(int64_t step, const std::string& message, const Plan& plan, const DeviceMemory& memory);
 
 }  // namespace ctxc

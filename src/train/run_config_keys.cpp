@@ -7,7 +7,8 @@ void RunSection::describe(Fields& f) {
   f("name", name, "name of the run, shown in tables");
   f("dir", dir, "run folder; empty: runs/<name>");
   f("seed", seed, "of initial parameters, data order and noise").min(0);
-  f("device", device, "cpu, cuda or cuda:N");
+  f("device", device,
+    "cpu, cuda, cuda:N, or auto: the first GPU if this build and machine can use it, else the CPU");
   f("dtype", dtype,
     "of the frozen weights: auto = as stored. bfloat16 also computes in it: on a GPU (autocast) and on a CPU "
     "with "

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "model/device.h"
 
 namespace ctxc {
 namespace {
@@ -58,20 +59,7 @@ TrainingData open_training_data(const RunConfig& config) {
 }
 
 at::Device device_of(const RunConfig& config) {
-  at::Device device = at::kCPU;
-  try {
-    device = at::Device(config.run.device);
-  } catch (const std::exception&) {
-    throw Error(ErrorKind::kUsage,
-                fmt::format("run.device: unknown device (found '{}', expected cpu, cuda or cuda:N)",
-                            config.run.device));
-  }
-  CTXC_CHECK(device.is_cpu() || device.is_cuda(), ErrorKind::kUsage, "",
-             "run.device: unsupported device (found '{}', expected cpu, cuda or cuda:N)", config.run.device);
-  CTXC_CHECK(device.is_cpu() || at::hasCUDA(), ErrorKind::kUsage,
-             "set run.device=cpu, or build with CTXC_CUDA=ON",
-             "run.device: no CUDA device is usable (found '{}')", config.run.device);
-  return device;
+  return resolve_device(config.run.device);
 }
 
 LlamaConfig llama_of(const RunConfig& config, const Tokenizer& tokenizer) {

@@ -32,7 +32,7 @@ struct TrainingModel {
 /// Error kUsage if nothing is trainable.
 TrainingModel build_training_model(const RunConfig& config, const TrainingData& data);
 
-/// "cpu", "cuda", "cuda:1". Error kUsage where this build or machine has no such device.
+/// The device of run.device, ready for use (model/device.h). Error kUsage.
 at::Device device_of(const RunConfig& config);
 /// The Llama of this run with the tokenizer's special tokens where it is made from scratch.
 LlamaConfig llama_of(const RunConfig& config, const Tokenizer& tokenizer);

@@ -1,13 +1,12 @@
 #include "train/trainer.h"
 
-#include <ATen/Context.h>
-
 #include <chrono>
 #include <cmath>
 
 #include "core/error.h"
 #include "core/stop.h"
 #include "core/text.h"
+#include "model/device.h"
 #include "train/precision.h"
 
 namespace ctxc {
@@ -68,8 +67,7 @@ Trainer::Trainer(RunConfig config, FolderUse use)
       optimizer_(model_.trainable, adamw_options(config_.train)),
       schedule_(lr_schedule(config_.train, data_.steps)),
       fingerprint_(data_.batches.fingerprint()) {
-  at::globalContext().setDeterministicAlgorithms(config_.train.deterministic, /*warn_only=*/false);
-  at::globalContext().setDeterministicFillUninitializedMemory(false);  // only costs time
+  set_deterministic(config_.train.deterministic);
   if (use == FolderUse::kResume) resume();
   if (step_ == 0 && !config_.train.init_from.empty()) {
     const CheckpointFolder from = find_checkpoint(config_.train.init_from);
@@ -126,7 +124,7 @@ TrainResult Trainer::run() {
   TrainResult result;
   result.steps = data_.steps;
   while (step_ < data_.steps) {
-    const std::optional<StepRecord> record = step();
+    const std::optional<StepRecord> record = step_or_plan();
     if (!record) break;  // a signal: the unfinished step leaves no trace
     ++step_;
     result.last_loss = record->loss;
@@ -145,6 +143,22 @@ TrainResult Trainer::run() {
   return result;
 }
 
+std::optional<StepRecord> Trainer::step_or_plan() {
+  try {
+    return step();
+  } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    if (!is_out_of_memory(text)) throw;
+    int64_t trainable = 0;
+    for (const Tensor& parameter : model_.compressor->parameters())
+      if (parameter.requires_grad()) trainable += parameter.numel();
+    throw out_of_memory(
+        step_, text.substr(0, text.find('\n')),
+        make_plan(config_, model_.backbone->config(), *model_.compressor, trainable, shape_, data_.steps),
+        device_memory(model_.backbone->device()));
+  }
+}
+
 std::optional<StepRecord> Trainer::step() {
   const auto start = Clock::now();
   const double waited = loader_->waited_seconds();
@@ -159,6 +173,7 @@ std::optional<StepRecord> Trainer::step() {
     if (stop_requested()) return std::nullopt;
     const Batch batch = loader_->next();
     for (const Example& example : batch.examples) ids.push_back(example.id);
+    shape_ = shape_of(batch);
     Tensor loss;
     const Terms terms = forward(batch, loss);
     check_finite(terms, loss, ids);
@@ -173,6 +188,9 @@ std::optional<StepRecord> Trainer::step() {
   check_gradients(record, ids);
   if (config_.train.clip > 0) clip_gradients(model_.trainable, record.grad_norm, config_.train.clip);
   optimizer_.step(record.lr);
+  const DeviceMemory memory = device_memory(model_.backbone->device());
+  record.device_bytes = memory.allocated;
+  record.device_peak_bytes = memory.peak;
   record.seconds = seconds_since(start);
   record.data_wait = loader_->waited_seconds() - waited;
   return record;

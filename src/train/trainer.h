@@ -12,6 +12,7 @@
 #include "train/checkpoint.h"
 #include "train/lr.h"
 #include "train/metrics.h"
+#include "train/planner.h"
 #include "train/run_folder.h"
 #include "train/setup.h"
 #include "train/validation.h"
@@ -41,6 +42,8 @@ class Trainer {
   void resume();
   /// The optimizer's moments and the method's buffers.
   void load_training_state(std::map<std::string, Tensor> tensors, const std::string& origin);
+  /// One step; where memory ran out, Error kMemory that sets the plan beside what was used.
+  std::optional<StepRecord> step_or_plan();
   std::optional<StepRecord> step();
   Terms forward(const Batch& batch, Tensor& loss);
   void check_finite(const Terms& terms, const Tensor& loss, const std::vector<std::string>& ids);
@@ -61,6 +64,7 @@ class Trainer {
   int64_t step_ = 0, saved_step_ = -1, validated_step_ = -1;
   BestSoFar best_;
   std::string last_checkpoint_;
+  BatchShape shape_;  ///< of the micro-batch at hand
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<RunLog> log_;
 };

@@ -144,7 +144,11 @@ def main():
     parser.add_argument("--bin", default="build/release/bin")
     parser.add_argument("--work", default=None, help="where the checkpoint is written (default: a temporary folder)")
     parser.add_argument("--keep", action="store_true", help="do not delete the checkpoint")
+    parser.add_argument("--write-only", action="store_true", help="only write the checkpoint, into --work itself")
     args = parser.parse_args()
+    if args.write_only:
+        print(f"wrote {write_model(args.work or parser.error('--write-only needs --work')) / 1e9:.2f} GB of random weights")
+        return
     folder = tempfile.mkdtemp(prefix="ctxc-8b-", dir=args.work)
     try:
         free = shutil.disk_usage(folder).free

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include "core/text.h"
+#include "throws.h"
 #include "train/dry_run.h"
+#include "train/trainer.h"
 #include "train_runs.h"
 
 namespace ctxc {
@@ -63,6 +66,33 @@ TEST(Planner, TrainingTheBaseCostsAThirdPassAndItsOptimizerState) {
   EXPECT_NEAR(trained.flop_per_step / frozen.flop_per_step, 1.5, 1e-6);
   EXPECT_EQ(frozen.optimizer, 0);
   EXPECT_DOUBLE_EQ(trained.optimizer, 8.0 * 8'030'261'248.0);
+}
+
+/// Runs out of memory as a GPU's allocator does.
+class Exhausting : public Objective {
+ public:
+  Terms operator()(const Backbone&, const Memory&, const Batch&, const StepKey&) override {
+    C10_THROW_ERROR(OutOfMemoryError, "CUDA out of memory. Tried to allocate 2.00 GiB.");
+  }
+};
+
+TEST(Planner, AStepWithoutMemoryShowsThePlan) {
+  objective_registry().add(
+      "exhausting", [] { return std::make_unique<Exhausting>(); }, "");
+  const testing::TempDir temp;
+  Trainer trainer(tiny_config((temp / "run").string(), {"objective={exhausting: 1}"}), FolderUse::kNew);
+  const std::string hint = testing::expect_error(
+      ErrorKind::kMemory, "step 0: out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.",
+      [&] { trainer.run(); });
+  EXPECT_NE(hint.find("lower train.batch"), std::string::npos);
+
+  Plan plan;
+  plan.weights = 3e9;
+  const std::string text =
+      out_of_memory(7, "none left", plan, {1'000'000'000, 2'000'000'000, 80'000'000'000}).what();
+  for (const std::string& part : {std::string("step 7"), human_bytes(3'000'000'000),
+                                  human_bytes(2'000'000'000), human_bytes(80'000'000'000)})
+    EXPECT_NE(text.find(part), std::string::npos) << text;
 }
 
 TEST(DryRun, ShowsDataMaskAndPlanWithoutWriting) {

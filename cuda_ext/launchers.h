@@ -1,0 +1,73 @@
+// The kernels as functions over raw pointers: no CUDA and no LibTorch type, so that the .cu files build in
+// seconds and the same files, compiled as C++, run on the CPU in tests. Every function returns a cudaError_t
+// (0 = started) and does nothing for empty work. Pointers are device pointers of one device, tensors
+// contiguous, sizes up to 2^63 elements.
+#pragma once
+#include <cstdint>
+
+namespace ctxc::cuda {
+
+using Stream = void*;  // a cudaStream_t
+/// Of elements; sums are float32, for kFloat64 float64: "wide" below.
+enum class Type { kFloat32, kFloat64, kBFloat16 };
+
+const char* error_text(int code);
+
+/// N windows of W rows and K columns.
+struct SinkhornSize {
+  int64_t windows;
+  int rows, columns, iterations;
+  double epsilon;
+};
+/// cost, plan [N, W, K] of `type`; a [N, W], b [N, K], u [N, T, W], v [N, T, K] wide (u, v of every
+/// iteration).
+int sinkhorn_forward(Type type, const void* cost, const void* a, const void* b, void* plan, void* u, void* v,
+                     SinkhornSize size, Stream stream);
+/// grad_cost [N, W, K] and grad_a [N, W] are wide; grad_plan is of `type`.
+int sinkhorn_backward(Type type, const void* grad_plan, const void* cost, const void* a, const void* b,
+                      const void* u, const void* v, void* grad_cost, void* grad_a, SinkhornSize size,
+                      Stream stream);
+
+constexpr int kMostStates = 160;
+/// S hidden states [P, D] of one type, each where it is.
+struct StateList {
+  const void* state[kMostStates];
+  int count;
+};
+/// out [P, D] = sum_l weights[p, l] h_l; row p of weights begins at p * weight_stride (0: the same for all).
+/// Wide.
+int weighted_states(Type type, const StateList& states, const void* weights, int64_t weight_stride, void* out,
+                    int64_t tokens, int width, Stream stream);
+/// out [P, S] = g . h_l. Wide.
+int state_products(Type type, const StateList& states, const void* g, void* out, int64_t tokens, int width,
+                   Stream stream);
+/// weights [P, S] = softmax_l(scale (pull . h_l + offset_l)), mixed [P, D] = sum_l weights_l h_l. Wide.
+int depth_gate_mix(Type type, const StateList& states, const void* pull, const void* offset, double scale,
+                   void* weights, void* mixed, int64_t tokens, int width, Stream stream);
+/// grad_weights may be null (0). grad_offset [P, S], grad_pull [P, D]. Wide.
+int depth_gate_mix_backward(Type type, const StateList& states, const void* grad_mixed,
+                            const void* grad_weights, const void* weights, double scale, void* grad_offset,
+                            void* grad_pull, int64_t tokens, int width, Stream stream);
+
+/// logits [C, V] of `type`, in place where `gradient`: exp(l - max) - z [j == target]. loss = max + log z -
+/// l_target and z = sum exp(l - max), [C], wide. A target outside of the vocabulary gives NaN.
+int cross_entropy_rows(Type type, void* logits, const int64_t* target, void* loss, void* z, int64_t rows,
+                       int64_t vocabulary, bool gradient, Stream stream);
+/// loss [C] = sum p_T (log p_T - log p_S), wide; student logits [C, V] become p_S - p_T where `gradient`.
+int kl_rows(Type type, void* student, const void* teacher, void* loss, int64_t rows, int64_t vocabulary,
+            bool gradient, Stream stream);
+
+/// y = w x / sqrt(mean(x^2) + eps) for rows x [R, D]; weight [D] of `weight_type` (that of x, or wide);
+/// inverse [R] wide.
+int rms_norm_forward(Type type, Type weight_type, const void* x, const void* weight, double eps, void* y,
+                     void* inverse, int64_t rows, int width, Stream stream);
+/// grad_x for a constant weight.
+int rms_norm_backward(Type type, Type weight_type, const void* grad_y, const void* x, const void* weight,
+                      const void* inverse, void* grad_x, int64_t rows, int width, Stream stream);
+/// Rotates q [P, H, E] and k [P, G, E] (rotate-half) by angles whose cosines and sines are [P, E / 2] of
+/// `type`; with direction -1 back.
+int rope_qk(Type type, const void* q, const void* k, const void* cos, const void* sin, void* q_out,
+            void* k_out, int64_t tokens, int q_heads, int k_heads, int head_width, int direction,
+            Stream stream);
+
+}  // namespace ctxc::cuda
