@@ -10,11 +10,6 @@
 
 namespace ctxc {
 
-/// Mean over M of KL(softmax(t W^T) || softmax(h W^T)), `chunk` rows of logits at a time; differentiable in
-/// `hidden` only. hidden_MD, teacher_MD float, weight_VD constant. Returns a scalar, float32.
-Tensor chunked_kl(const Tensor& hidden_MD, const Tensor& teacher_MD, const Tensor& weight_VD,
-                  int64_t chunk = 256);
-
 /// Error kUsage from the objective if the base trains.
 std::unique_ptr<Objective> make_distillation();
 

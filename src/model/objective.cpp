@@ -1,8 +1,8 @@
 #include "model/objective.h"
 
 #include "core/error.h"
-#include "model/distillation.h"
 #include "model/device.h"
+#include "model/distillation.h"
 #include "model/loss.h"
 #include "model/reading.h"
 
