@@ -69,6 +69,7 @@ const std::vector<std::string>& variants() {
                                                ", pool: mean_linear, zero_terminal_snr: true",
                                                ", slot_positions: spread, sink: false",
                                                ", position: true, bptt_steps: last, skip_bypass: true",
+                                               ", slots: state_only",
                                                ", ratio: 16, kl_mode: beta",
                                                ", ratio: 2, infer_noise: seeded, dn_weighting: minsnr"};
   return all;
@@ -86,7 +87,8 @@ TEST_P(DiffusionVariants, SlotsArePaddingFreeDeterministicAndWithinTheBudget) {
   for (size_t row = 0; row < contexts.size(); ++row) {
     const int64_t tokens = static_cast<int64_t>(contexts[row].size());
     const Tensor mine = slots(together, static_cast<int64_t>(row));
-    EXPECT_EQ(mine.size(0), (tokens + compressor->ratio() - 1) / compressor->ratio());
+    EXPECT_EQ(mine.size(0), compressor->slots_for(tokens));
+    EXPECT_LE(mine.size(0), (tokens + compressor->ratio() - 1) / compressor->ratio());
     EXPECT_TRUE(mine.isfinite().all().item<bool>());
     if (tokens == 0) continue;
     const Memory alone = compress(*compressor, {contexts[row]}, false, 0, tokens + 37).memory;
@@ -334,6 +336,13 @@ TEST(Diffusion, BuffersAreTrainingStateOnly) {
   EXPECT_TRUE(at::equal(before, slots(compress(*compressor, {random_tokens(32, 1)}).memory, 0)));
 }
 
+TEST(Diffusion, TheStateAloneIsOfOneSizeWhateverTheText) {
+  const auto compressor = method(", slots: state_only");
+  for (const auto& [tokens, vectors] :
+       {std::pair{3, 1}, std::pair{13, 4}, std::pair{40, 4}, std::pair{300, 4}})
+    EXPECT_EQ(compress(*compressor, {random_tokens(tokens, 1)}).memory.slots(), vectors) << tokens;
+}
+
 TEST(Diffusion, RunsOnlyTheLayersItReads) {
   LlamaConfig llama = testing::tiny_llama();
   llama.num_layers = 32;
@@ -360,6 +369,9 @@ TEST(Diffusion, RefusesWhatCannotBe) {
   expect_error(ErrorKind::kUsage, "compressor.layer_list is empty", [] { method(", layers: list").get(); });
   expect_error(ErrorKind::kUsage, "compressor.layer_list: no such",
                [] { method(", layer_list: [9], layers: list"); });
+  expect_error(ErrorKind::kUsage, "compressor.slots", [] { method(", slots: state_only, state: 0"); });
+  expect_error(ErrorKind::kUsage, "compressor.slots",
+               [] { method(", slots: state_only, slot_positions: spread"); });
   expect_error(ErrorKind::kUsage, "chnk", [] { method(", chnk: 4"); });
 }
 

@@ -73,10 +73,11 @@ Diffusion::Diffusion(Config config, CompressorSetup setup)
   }
   denoiser_ =
       register_module("denoiser", std::make_shared<Denoiser>(config_.denoiser_options(), seed, "denoiser"));
-  Tensor out_DF =
-      draw({model, width + latent}, {Draw::Kind::kNormal, 1 / std::sqrt(static_cast<double>(width + latent))},
-           seed, "out.weight");
-  if (pca) {
+  const bool reads_state = config_.slots == "state_only";
+  const int64_t read = reads_state ? width : width + latent;
+  Tensor out_DF = draw({model, read}, {Draw::Kind::kNormal, 1 / std::sqrt(static_cast<double>(read))}, seed,
+                       "out.weight");
+  if (pca && !reads_state) {
     out_DF.mul_(0.1);
     out_DF.slice(1, width).add_(directions.slice(0, 0, latent).t(),
                                 std::sqrt(static_cast<double>(model) / static_cast<double>(latent)));
@@ -101,7 +102,7 @@ Needs Diffusion::needs() const {
 
 std::map<std::string, std::string> Diffusion::idle_parameters() const {
   std::map<std::string, std::string> idle;
-  if (config_.bptt_steps == "last" && config_.steps > 1 && config_.state > 0)
+  if (config_.slots == "latents" && config_.bptt_steps == "last" && config_.steps > 1 && config_.state > 0)
     for (const auto& item : denoiser_->state()->named_parameters())
       if (item.key() != "initial")
         idle["denoiser.state." + item.key()] =
@@ -128,20 +129,27 @@ Compressed Diffusion::compress(Context& context, const StepKey& key, const State
     piece.views = views(piece.encoded, run, c);
     pieces.push_back(std::move(piece));
   }
-  read_passes(pieces, context.batch(), run);
+  const Tensor state = read_passes(pieces, context.batch(), run);
 
   Ledger ledger;
   std::vector<Tensor> slots, masks, positions;
   for (const Piece& piece : pieces) {
     const Places& latents = piece.encoded.latents();
-    slots.push_back(slots_of(piece.reversed, context.backbone()));
-    masks.push_back(latents.mask);
-    positions.push_back(latents.position + static_cast<double>(piece.chunk.index * config_.chunk));
+    if (config_.slots == "latents") {
+      slots.push_back(slots_of(piece.reversed, context.backbone()));
+      masks.push_back(latents.mask);
+      positions.push_back(latents.position + static_cast<double>(piece.chunk.index * config_.chunk));
+    }
     account(ledger, piece.encoded, piece.chunk);
     if (!key.training) continue;
     if (config_.denoise) add_denoise(ledger, piece, run);
     if (config_.recon) add_recon(ledger, piece);
     if (config_.position) add_position(ledger, piece);
+  }
+  if (config_.slots == "state_only") {
+    const auto [vectors, mask] = state_slots(context, state);
+    slots = {vectors};
+    masks = {mask};
   }
   Compressed result;
   result.memory = assemble(context, slots, masks, positions);
@@ -243,7 +251,7 @@ std::vector<PassView> Diffusion::views(const Encoded& encoded, const Run& run, i
   return chain;
 }
 
-void Diffusion::read_passes(std::vector<Piece>& pieces, int64_t batch, const Run& run) const {
+Tensor Diffusion::read_passes(std::vector<Piece>& pieces, int64_t batch, const Run& run) const {
   Tensor state = config_.state > 0 ? denoiser_->state()->start(batch) : Tensor();
   for (int64_t pass = 1; pass <= config_.passes; ++pass) {
     for (size_t c = 0; c < pieces.size(); ++c) {
@@ -255,6 +263,7 @@ void Diffusion::read_passes(std::vector<Piece>& pieces, int64_t batch, const Run
       state = piece.reversed.state_BMD;
     }
   }
+  return state;
 }
 
 Diffusion::Reversed Diffusion::reverse(const Piece& piece, int64_t pass, const Tensor& state,
@@ -313,6 +322,16 @@ double Diffusion::embedding_rms(const Backbone& backbone) const {
 Tensor Diffusion::slots_of(const Reversed& reversed, const Backbone& backbone) const {
   const Tensor joined = unit_rms(at::cat({reversed.features_BKD, reversed.clean_BKZ}, -1));
   return linear(joined, *out_).to(at::kFloat) * embedding_rms(backbone);
+}
+
+std::pair<Tensor, Tensor> Diffusion::state_slots(const Context& context, const Tensor& state_BMD) const {
+  std::vector<int64_t> allowed;
+  for (const int64_t length : context.lengths()) allowed.push_back(slots_for(length));
+  const int64_t columns = allowed.empty() ? 0 : *std::max_element(allowed.begin(), allowed.end());
+  const Tensor vectors = linear(unit_rms(state_BMD.slice(1, 0, columns)), *out_).to(at::kFloat);
+  const Tensor allowed_B = at::tensor(allowed, at::kLong).to(state_BMD.device());
+  const Tensor column_K = at::arange(columns, allowed_B.options());
+  return {vectors * embedding_rms(context.backbone()), column_K.unsqueeze(0) < allowed_B.unsqueeze(1)};
 }
 
 Memory Diffusion::assemble(const Context& context, const std::vector<Tensor>& slots,

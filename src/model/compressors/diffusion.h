@@ -1,7 +1,9 @@
 // The class of the method `diffusion`; equations in diffusion.cpp and diffusion_losses.cpp.
 #pragma once
+#include <algorithm>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/blocks/channel.h"
@@ -26,7 +28,10 @@ class Diffusion : public Compressor {
 
   Needs needs() const override;
   int64_t ratio() const override { return config_.ratio; }
-  int64_t slots_for(int64_t tokens) const override { return (tokens + config_.ratio - 1) / config_.ratio; }
+  int64_t slots_for(int64_t tokens) const override {
+    const int64_t all = (tokens + config_.ratio - 1) / config_.ratio;
+    return config_.slots == "state_only" ? std::min(all, config_.state) : all;
+  }
   std::string config_yaml() const override { return dump_config(config_); }
   std::map<std::string, std::string> idle_parameters() const override;
   Compressed compress(Context& context, const StepKey& key, const State& in = {}) override;
@@ -88,9 +93,12 @@ class Diffusion : public Compressor {
   PassView through_channel(const Encoded& encoded, const Run& run, int64_t chunk) const;
   std::vector<PassView> views(const Encoded& encoded, const Run& run, int64_t chunk) const;
   /// Every pass over all chunks in order, the state carried on.
-  void read_passes(std::vector<Piece>& pieces, int64_t batch, const Run& run) const;
+  /// The state after all, where there is one.
+  Tensor read_passes(std::vector<Piece>& pieces, int64_t batch, const Run& run) const;
   Reversed reverse(const Piece& piece, int64_t pass, const Tensor& state, const Run& run) const;
   Tensor slots_of(const Reversed& reversed, const Backbone& backbone) const;
+  /// slots: state_only: the first vectors of the state, and which of them each row may read.
+  std::pair<Tensor, Tensor> state_slots(const Context& context, const Tensor& state_BMD) const;
   Memory assemble(const Context& context, const std::vector<Tensor>& slots, const std::vector<Tensor>& masks,
                   const std::vector<Tensor>& positions) const;
   double embedding_rms(const Backbone& backbone) const;
@@ -116,7 +124,7 @@ class Diffusion : public Compressor {
   std::shared_ptr<Matrix> latent_, variance_;
   Tensor level_weight_D_, level_bias_, level_offset_Z_;
   std::shared_ptr<Denoiser> denoiser_;
-  std::shared_ptr<Affine> out_;
+  std::shared_ptr<Affine> out_;  ///< of latents or, with slots: state_only, of the state
   DiffusionLossParts parts_;
   std::shared_ptr<LatentMoments> moments_;
   bool collapsed_ = false;

@@ -36,7 +36,7 @@ struct DiffusionConfig {
   bool skip_bypass = false;
   DiffusionNoise noise;
   // slots
-  std::string slot_positions = "contiguous";
+  std::string slots = "latents", slot_positions = "contiguous";
   bool sink = true;
   // losses (weights are in section `objective`)
   std::string kl_mode = "target";
