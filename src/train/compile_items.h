@@ -82,7 +82,6 @@ class CompileItems {
   int64_t epoch_items() const;  ///< reconstruction and queries together
 
   const ReadItem& item(int64_t index) const { return items_[static_cast<size_t>(index)]; }
-  bool is_query(int64_t index) const { return index < queries_; }
   /// The item with its teacher rows.
   const ReadItem& taught(int64_t index);
   /// The request for the context from its beginning.

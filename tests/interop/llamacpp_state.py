@@ -25,7 +25,7 @@ except ImportError:
 TEXT = ("The lighthouse of Norrvik was built in 1871 by the engineer Karin Ekdahl. Its lamp burned rapeseed oil until 1903, when "
         "a petroleum lamp took its place. The keeper, Olof Brandt, kept a diary for forty years and counted every ship.")
 QUESTION = "\n\nWho built the lighthouse?<|im_end|>\n<|im_start|>assistant\n"
-NEW_TOKENS, PLACEHOLDER = 12, 3
+NEW_TOKENS, PLACEHOLDER = 8, 3
 
 
 def start_server(model, folder, flash, dtype):
@@ -33,6 +33,7 @@ def start_server(model, folder, flash, dtype):
     params.model.path = str(model)
     params.slot_save_path = str(folder) + "/"
     params.n_ctx, params.n_parallel, params.port, params.warmup = 1024, 1, 0, False
+    params.cpuparams.n_threads = 1
     kind = xllamacpp.ggml_type.GGML_TYPE_F32 if dtype == "f32" else xllamacpp.ggml_type.GGML_TYPE_F16
     params.cache_type_k = params.cache_type_v = kind
     types = xllamacpp.llama_flash_attn_type
@@ -45,7 +46,7 @@ def post(server, path, body):
                                      {"Content-Type": "application/json"})
     for _ in range(60):
         try:
-            return json.loads(urllib.request.urlopen(request, timeout=120).read())
+            return json.loads(urllib.request.urlopen(request, timeout=900).read())
         except urllib.error.HTTPError as error:
             if error.code != 503:  # still loading
                 sys.exit(f"{path}: {error.code} {error.read().decode()}")
@@ -72,7 +73,7 @@ def main(work):
          "queries.count=2", "queries.held_out=1", "queries.max_new=2", "train.steps=2", "train.valid_every=0", "--quiet")
     answer = ctxc("ctxc-run", "ask", "--memory", memory, "--raw", "--json", "--max-new-tokens", str(NEW_TOKENS),
                   "--logits", logits, QUESTION)
-    ids, rows = load_file(logits)["input_ids"][0].tolist(), answer["slots"] + 3
+    ids = load_file(logits)["input_ids"][0].tolist()
     record = ctxc("ctxc-inspect", memory, "--json")["record"]
     rows = record["n_slots"] + record["n_header"]
     for flash, dtype in (("on", "f32"), ("off", "f32"), ("on", "f16")):
