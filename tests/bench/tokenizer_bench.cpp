@@ -1,5 +1,7 @@
 // Encodes the texts of a JSON list one after another in one thread and prints the best MB/s of some rounds.
 // Run by tokenizer_bench.py, which pairs it with the Python package.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 
