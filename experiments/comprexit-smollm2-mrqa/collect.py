@@ -22,7 +22,7 @@ ROWS = [  # label, folder of ctxc-eval, method
     ("ComprExIT b", "eval-b", "checkpoint"),
     ("ComprExIT c", "eval-c", "checkpoint"),
 ]
-RUNS = ["text-a", "mrqa-a", "mrqa-b", "init-paper", "init-mean", "init-last", "mrqa-c", "prompt-full", "prompt-none"]
+RUNS = ["text-a", "mrqa-a", "mrqa-b", "init-paper", "init-mean", "init-last", "mrqa-c", "prompt-full", "prompt-none", "gap-full", "gap-none", "gap-a"]
 BLOCK = 25
 
 

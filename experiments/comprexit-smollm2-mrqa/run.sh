@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/comprexit-smollm2-mrqa
-stages=(text a references b init c prompt)
+stages=(text a references b init c prompt gap)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -61,6 +61,12 @@ for stage in "${stages[@]}"; do
     c) # the start of the slots, after a sixth of the text phase
       train mrqa-c $mrqa train.steps=300 train.save_every=100 train.lr=2e-3 $last "train.init_from=$out/init-last"
       measure eval-c --checkpoint "$out/mrqa-c" --methods checkpoint ;;
+    gap) # held-out text read in full, not at all, and by run a: one step that changes nothing, for its validation
+      still=(train.steps=1 train.lr=1e-9 train.warmup=0 train.save_every=0)
+      for context in full none; do
+        train "gap-$context" $text "compressor={name: prompt_tuning, tokens: 1, context: $context}" "${still[@]}"
+      done
+      train gap-a $text "${still[@]}" $mean "train.init_from=$out/text-a" ;;
     *) echo "error: unknown stage '$stage' (expected ${stages[*]})" >&2; exit 2 ;;
   esac
 done

@@ -95,9 +95,7 @@ Tensor apply_rope(const Tensor& x_PHE, const RopeTable& table) {
 Tensor shift_keys(const Tensor& key, const Tensor& delta_N, const Tensor& inverse_frequencies) {
   const Tensor angle_NE = delta_N.to(at::kDouble).unsqueeze(-1) * inverse_frequencies.to(at::kDouble);
   const Tensor cos_NE = angle_NE.cos().to(at::kFloat), sin_NE = angle_NE.sin().to(at::kFloat);
-  const auto halves = key.to(at::kFloat).chunk(2, -1);
-  return at::cat({halves[0] * cos_NE - halves[1] * sin_NE, halves[1] * cos_NE + halves[0] * sin_NE}, -1)
-      .to(key.scalar_type());
+  return rope_reference(key.to(at::kFloat), cos_NE, sin_NE).to(key.scalar_type());
 }
 
 }  // namespace ctxc

@@ -28,52 +28,61 @@ void add_gradients(Outcome& outcome, const Tensor& block_CV, const Tensor& hidde
     outcome.grad_VD.addmm_(block.t(), (hidden_CD * scale).to(weight_VD.scalar_type()));
 }
 
-/// With l the logits of a row, m their maximum, p = exp(l - m), z = sum p:  loss = m + log z - l_target and
-/// d loss / d hidden = (p W) / z - W_target. So the [C, V] block is written once and exponentiated in place;
-/// the division by z happens on [C, D].
-Outcome run(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& target_M, int64_t chunk,
-            bool hidden_grad, bool weight_grad) {
+/// What a loss makes of one block of logits: the sum of its rows' values, and what the gradient left in the
+/// block is still to be multiplied with (a number or [C, 1]).
+template <class Scale>
+struct BlockLoss {
+  Tensor sum;
+  Scale scale;
+};
+
+/// Mean over rows of `loss_of(block_CV, begin, count, gradient)`, one block of logits at a time. The block is
+/// written once; `loss_of` turns it into its gradient in place.
+template <class LossOf>
+Outcome by_blocks(const Tensor& hidden_MD, const Tensor& weight_VD, int64_t chunk, bool with_gradients,
+                  const LossOf& loss_of) {
   const int64_t rows = hidden_MD.size(0);
   Outcome outcome;
   Tensor total = at::zeros({}, hidden_MD.options().dtype(at::kDouble));
-  if (hidden_grad) outcome.grad_MD = at::empty_like(hidden_MD);
-  if (weight_grad) outcome.grad_VD = at::zeros_like(weight_VD);
+  if (with_gradients && hidden_MD.requires_grad()) outcome.grad_MD = at::empty_like(hidden_MD);
+  if (with_gradients && weight_VD.requires_grad()) outcome.grad_VD = at::zeros_like(weight_VD);
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t count = std::min(chunk, rows - begin);
     const Tensor hidden_CD = hidden_MD.narrow(0, begin, count);
     const Tensor block_CV = at::linear(hidden_CD.to(weight_VD.scalar_type()), weight_VD);
-    const auto [loss_C, z_C] =
-        cross_entropy_rows_(block_CV, target_M.narrow(0, begin, count), hidden_grad || weight_grad);
-    total += loss_C.sum(at::kDouble);
-    if (!hidden_grad && !weight_grad) continue;
-    const Tensor scale_C1 = (z_C.unsqueeze(1) * static_cast<double>(rows)).reciprocal_();
-    add_gradients(outcome, block_CV, hidden_CD, weight_VD, scale_C1, begin);
+    const auto [sum, scale] = loss_of(block_CV, begin, count, with_gradients);
+    total += sum;
+    if (with_gradients) add_gradients(outcome, block_CV, hidden_CD, weight_VD, scale, begin);
   }
   outcome.loss = (total / rows).to(at::kFloat);
   return outcome;
 }
 
-/// The same for KL(teacher || student); the block becomes p_S - p_T.
+/// With l the logits of a row, m their maximum, p = exp(l - m), z = sum p:  loss = m + log z - l_target and
+/// d loss / d hidden = (p W) / z - W_target: the division by z happens on [C, D].
+Outcome run_ce(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& target_M, int64_t chunk,
+               bool with_gradients) {
+  const auto rows = static_cast<double>(hidden_MD.size(0));
+  return by_blocks(
+      hidden_MD, weight_VD, chunk, with_gradients,
+      [&](const Tensor& block_CV, int64_t begin, int64_t count, bool gradient) {
+        const auto [loss_C, z_C] = cross_entropy_rows_(block_CV, target_M.narrow(0, begin, count), gradient);
+        return BlockLoss<Tensor>{loss_C.sum(at::kDouble), (z_C.unsqueeze(1) * rows).reciprocal_()};
+      });
+}
+
+/// KL(teacher || student); the block becomes p_S - p_T.
 Outcome run_kl(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& teacher_MD,
-               const Tensor& teacher_weight_VD, int64_t chunk, bool hidden_grad, bool weight_grad) {
-  const int64_t rows = hidden_MD.size(0);
-  Outcome outcome;
-  Tensor total = at::zeros({}, hidden_MD.options().dtype(at::kDouble));
-  if (hidden_grad) outcome.grad_MD = at::empty_like(hidden_MD);
-  if (weight_grad) outcome.grad_VD = at::zeros_like(weight_VD);
-  for (int64_t begin = 0; begin < rows; begin += chunk) {
-    const int64_t count = std::min(chunk, rows - begin);
-    const Tensor hidden_CD = hidden_MD.narrow(0, begin, count);
-    const Tensor block_CV = at::linear(hidden_CD.to(weight_VD.scalar_type()), weight_VD);
-    const Tensor teacher_CV =
-        at::linear(teacher_MD.narrow(0, begin, count).to(teacher_weight_VD.scalar_type()), teacher_weight_VD);
-    total += kl_rows_(block_CV, teacher_CV.to(block_CV.scalar_type()), hidden_grad || weight_grad)
-                 .sum(at::kDouble);
-    if (hidden_grad || weight_grad)
-      add_gradients(outcome, block_CV, hidden_CD, weight_VD, 1 / static_cast<double>(rows), begin);
-  }
-  outcome.loss = (total / rows).to(at::kFloat);
-  return outcome;
+               const Tensor& teacher_weight_VD, int64_t chunk, bool with_gradients) {
+  const auto rows = static_cast<double>(hidden_MD.size(0));
+  return by_blocks(
+      hidden_MD, weight_VD, chunk, with_gradients,
+      [&](const Tensor& block_CV, int64_t begin, int64_t count, bool gradient) {
+        const Tensor states_CD = teacher_MD.narrow(0, begin, count).to(teacher_weight_VD.scalar_type());
+        const Tensor teacher_CV = at::linear(states_CD, teacher_weight_VD);
+        const Tensor loss_C = kl_rows_(block_CV, teacher_CV.to(block_CV.scalar_type()), gradient);
+        return BlockLoss<double>{loss_C.sum(at::kDouble), 1 / rows};
+      });
 }
 
 /// Backward of a loss whose gradients were formed in the forward pass.
@@ -88,8 +97,7 @@ variable_list scale_gradients(AutogradContext* context, const Tensor& grad, size
 struct ChunkedCrossEntropy : Function<ChunkedCrossEntropy> {
   static Tensor forward(AutogradContext* context, const Tensor& hidden_MD, const Tensor& weight_VD,
                         const Tensor& target_M, int64_t chunk) {
-    const Outcome outcome =
-        run(hidden_MD, weight_VD, target_M, chunk, hidden_MD.requires_grad(), weight_VD.requires_grad());
+    const Outcome outcome = run_ce(hidden_MD, weight_VD, target_M, chunk, /*with_gradients=*/true);
     context->save_for_backward({outcome.grad_MD, outcome.grad_VD});
     return outcome.loss;
   }
@@ -101,8 +109,8 @@ struct ChunkedCrossEntropy : Function<ChunkedCrossEntropy> {
 struct ChunkedKl : Function<ChunkedKl> {
   static Tensor forward(AutogradContext* context, const Tensor& hidden_MD, const Tensor& weight_VD,
                         const Tensor& teacher_MD, const Tensor& teacher_weight_VD, int64_t chunk) {
-    const Outcome outcome = run_kl(hidden_MD, weight_VD, teacher_MD, teacher_weight_VD, chunk,
-                                   hidden_MD.requires_grad(), weight_VD.requires_grad());
+    const Outcome outcome =
+        run_kl(hidden_MD, weight_VD, teacher_MD, teacher_weight_VD, chunk, /*with_gradients=*/true);
     context->save_for_backward({outcome.grad_MD, outcome.grad_VD});
     return outcome.loss;
   }
@@ -120,7 +128,7 @@ Tensor chunked_cross_entropy(const Tensor& hidden_MD, const Tensor& weight_VD, c
              target_M.size(0));
   if (at::GradMode::is_enabled() && (hidden_MD.requires_grad() || weight_VD.requires_grad()))
     return ChunkedCrossEntropy::apply(hidden_MD, weight_VD, target_M, chunk);
-  return run(hidden_MD, weight_VD, target_M, chunk, false, false).loss;
+  return run_ce(hidden_MD, weight_VD, target_M, chunk, /*with_gradients=*/false).loss;
 }
 
 Tensor chunked_kl_divergence(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& teacher_MD,
@@ -131,7 +139,7 @@ Tensor chunked_kl_divergence(const Tensor& hidden_MD, const Tensor& weight_VD, c
   const Tensor teacher = teacher_MD.detach(), teacher_weight = teacher_weight_VD.detach();
   if (at::GradMode::is_enabled() && (hidden_MD.requires_grad() || weight_VD.requires_grad()))
     return ChunkedKl::apply(hidden_MD, weight_VD, teacher, teacher_weight, chunk);
-  return run_kl(hidden_MD, weight_VD, teacher, teacher_weight, chunk, false, false).loss;
+  return run_kl(hidden_MD, weight_VD, teacher, teacher_weight, chunk, /*with_gradients=*/false).loss;
 }
 
 }  // namespace ctxc

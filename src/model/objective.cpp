@@ -2,7 +2,7 @@
 
 #include "core/error.h"
 #include "model/device.h"
-#include "model/distillation.h"
+#include "model/kd_objective.h"
 #include "model/loss.h"
 #include "model/reading.h"
 

@@ -1,6 +1,6 @@
 // Objectives: what a trained memory is for. They see the memory and the batch, never the method.
 // Registered: ce (cross-entropy on the supervised tokens read after the memory: next-token training and
-// answers alike); kd (distillation from the full context, distillation.h).
+// answers alike); kd (distillation from the full context, kd_objective.h).
 #pragma once
 #include <functional>
 #include <memory>

@@ -10,11 +10,14 @@
 #include "model/kernels/sinkhorn.h"
 #include "model/kernels/vocabulary_loss.h"
 #include "model/loss.h"
+#include "tiny_llama.h"
 
 namespace ctxc {
 namespace {
 
+using testing::random_tokens;
 using testing::relative_difference;
+using testing::tiny_llama;
 using testing::uniform;
 
 const std::vector<const char*> kKernels = {"sinkhorn_forward",
@@ -122,45 +125,23 @@ class KernelsOnTheHost {
   torch::Library cpu_, autograd_;
 };
 
-LlamaConfig llama() {
-  LlamaConfig config;
-  config.vocab_size = 61;
-  config.hidden_size = 24;
-  config.num_layers = 3;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 6;
-  config.intermediate_size = 32;
-  config.max_position = 256;
-  config.tie_word_embeddings = true;
-  config.initializer_range = 0.3;
-  return config;
-}
-
-Tokens text(int64_t length, uint64_t index) {
-  CounterRng rng(9, "text", 0, index);
-  Tokens tokens;
-  for (int64_t i = 0; i < length; ++i) tokens.push_back(static_cast<TokenId>(rng.below(61)));
-  return tokens;
-}
-
 /// Loss of reading the slots of two texts with the frozen Llama, and every gradient of the method.
 std::map<std::string, Tensor> train_step() {
-  const auto backbone = Backbone::random(llama(), 3);
+  const auto backbone = Backbone::random(tiny_llama(), 3);
   const auto compressor = make_compressor(
       Yaml::parse(
           "{name: comprexit, ratio: 4, window: 16, gate_width: 8, metric_width: 6, sinkhorn_iterations: 6}",
           "test"),
-      {.backbone = llama(), .head_ids = {1}, .seed = 5});
-  Context context(*backbone, {text(37, 1), text(9, 2)}, 0);
+      {.backbone = tiny_llama(), .head_ids = {1}, .seed = 5});
+  Context context(*backbone, {random_tokens(37, 1), random_tokens(9, 2)}, 0);
   const Memory memory =
       compressor->compress(context, {.seed = 0, .step = 0, .micro = 0, .training = true}).memory;
   const int64_t slots = memory.slots_BKD.size(1);
   const Tensor positions_BK = at::arange(slots, at::kLong).expand({2, slots});
   const Tensor hidden =
       backbone->forward_padded(memory.slots_BKD, memory.mask_BK, positions_BK).hidden[0].flatten(0, 1);
-  const Tensor target = at::arange(2 * slots, at::kLong).remainder(61),
-               guide = uniform({2 * slots, 24}, 40).to(at::kFloat);
+  const Tensor target = at::arange(2 * slots, at::kLong).remainder(backbone->config().vocab_size),
+               guide = uniform({2 * slots, backbone->config().hidden_size}, 40).to(at::kFloat);
   const Tensor loss = chunked_cross_entropy(hidden, backbone->head_VD(), target, 5) +
                       chunked_kl_divergence(hidden, backbone->head_VD(), guide, backbone->head_VD(), 5);
   loss.backward();

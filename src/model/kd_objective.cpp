@@ -1,4 +1,4 @@
-#include "model/distillation.h"
+#include "model/kd_objective.h"
 
 #include <algorithm>
 
