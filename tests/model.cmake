@@ -11,3 +11,4 @@ ctxc_test(compressor_contract_test methods SOURCES contract/compressor_contract_
 ctxc_test(noise_channel_test methods SOURCES unit/noise_channel_test.cpp)
 ctxc_test(latent_blocks_test methods SOURCES unit/latent_blocks_test.cpp)
 ctxc_test(diffusion_test methods SOURCES unit/diffusion_test.cpp)
+ctxc_test(progressive_test methods SOURCES unit/merge_plan_test.cpp unit/progressive_test.cpp)

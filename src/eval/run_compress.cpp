@@ -1,18 +1,24 @@
-// ctxc-run compress --checkpoint DIR --text FILE --out MEMORY
+// ctxc-run compress --checkpoint DIR --text FILE --out MEMORY [--stream]
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <iterator>
+#include <optional>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "core/stop.h"
 #include "core/text.h"
 #include "data/prompt_record.h"
+#include "data/token_stream.h"
 #include "eval/run_commands.h"
 #include "model/artifact.h"
 
@@ -21,15 +27,21 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+/// A stream is read so many slices a call: what a call costs beside its slices grows with what is kept.
+constexpr int64_t kSlicesPerCall = 16;
+
 const CliSpec kSpec = {
     .summary = "Compresses a text into a memory artifact that the frozen base reads instead of it.",
-    .usage = "ctxc-run compress --checkpoint DIR --text FILE --out MEMORY",
+    .usage = "ctxc-run compress --checkpoint DIR --text FILE --out MEMORY [--stream]",
     .options = {
         {"checkpoint", "DIR", "run folder, checkpoint, or ComprExIT checkpoint"},
         {"model", "PATH", "the base model, where it is not where the checkpoint says"},
         {"text", "FILE", "the text; - reads standard input"},
         {"out", "MEMORY", "memory artifact to write (one safetensors file)"},
-        {"max-tokens", "N", "longest text (default: the context length of the training); 0 = no limit"},
+        {"stream", "", "read a text of any length slice by slice in constant memory, where the method can"},
+        {"max-tokens", "N",
+         "longest text (default: the context length of the training, without limit for --stream); 0 = no "
+         "limit"},
         {"overwrite", "", "replace an existing --out"}}};
 
 std::string read_text(const std::string& path) {
@@ -69,57 +81,145 @@ std::string method_name(const LoadedMethod& method) {
   return name && !name->is_null() ? name->scalar() : "comprexit";
 }
 
+/// What was read, and what it became.
+struct Compression {
+  MemoryArtifact artifact;
+  int64_t used = 0;              ///< tokens
+  std::optional<int64_t> found;  ///< tokens of the whole text, where somebody counted
+  bool truncated = false;
+  std::string sha256;  ///< of the whole text, where it was read
+};
+
+Compression compress_whole(const LoadedMethod& method, const Prompt& prompt, const std::string& path,
+                           int64_t limit) {
+  const std::string text = read_text(path);
+  Compression result;
+  int64_t found = 0;
+  const Tokens ids = context_of(method, prompt, text, limit, found);
+  result.used = static_cast<int64_t>(ids.size());
+  result.found = found;
+  result.truncated = result.used < found;
+  result.sha256 = sha256_hex(text);
+  Context context(*method.backbone, {ids},
+                  std::max(method.padded_length, method.padded_length > 0 ? result.used : 0));
+  const Memory memory = method.compressor->compress(context, {.training = false}).memory;
+  result.artifact = make_memory_artifact(memory, 0, *method.backbone, method.tokenizer, method_name(method));
+  return result;
+}
+
+/// The bytes of a file or of standard input, piece by piece.
+TokenStream::Reader reader_of(const std::string& path, std::ifstream& file) {
+  std::istream* in = &std::cin;
+  if (path != "-") {
+    file.open(path, std::ios::binary);
+    CTXC_CHECK(file.is_open(), ErrorKind::kInput, "check the path", "{}: cannot be read: {}", path,
+               std::strerror(errno));
+    in = &file;
+  }
+  return [in, path](char* bytes, size_t size) {
+    in->read(bytes, static_cast<std::streamsize>(size));
+    CTXC_CHECK(!in->bad(), ErrorKind::kInput, "", "{}: cannot be read to its end", path);
+    return static_cast<size_t>(in->gcount());
+  };
+}
+
+Compression compress_stream(const LoadedMethod& method, const Prompt& prompt, const std::string& path,
+                            int64_t limit) {
+  const int64_t part = kSlicesPerCall * method.compressor->stream_tokens();
+  CTXC_CHECK(part > 0, ErrorKind::kUsage,
+             "leave --stream out, or train a method that streams (progressive with one pass)",
+             "--stream: {} reads a text at once", method_name(method));
+  if (prompt.config().cleanup != "none")
+    log_warning(fmt::format("--stream: prompt.cleanup ({}) is for whole passages and is left out",
+                            prompt.config().cleanup));
+  install_stop_handlers();
+  std::ifstream file;
+  TokenStream stream(method.tokenizer, reader_of(path, file),
+                     prompt.config().context_bos ? Tokens{*method.tokenizer.bos()} : Tokens{});
+  const int64_t size = path == "-" ? 0 : static_cast<int64_t>(std::filesystem::file_size(path));
+  Progress progress("compress", size);
+  const Clock::time_point start = Clock::now();
+  Compression result;
+  Compressed last;
+  while (limit == 0 || result.used < limit) {
+    if (stop_requested()) throw Stopped{stop_signal()};  // nothing is written before the end
+    const int64_t room = limit == 0 ? part : std::min(part, limit - result.used);
+    const Tokens ids = stream.next(static_cast<size_t>(room));
+    if (ids.empty()) break;
+    result.used += static_cast<int64_t>(ids.size());
+    Context context(*method.backbone, {ids});
+    last = method.compressor->compress(context, {.training = false}, last.state);
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    progress.update(static_cast<int64_t>(stream.bytes()),
+                    fmt::format("{} tokens -> {} vectors · {:.0f} tok/s", result.used, last.memory.slots(),
+                                static_cast<double>(result.used) / seconds));
+  }
+  progress.finish();
+  CTXC_CHECK(result.used > 0, ErrorKind::kInput, "give a text with at least one character",
+             "--text: the text is empty");
+  if (stream.cut_inside_a_word())
+    log_warning("--stream: a stretch of more than a mebibyte without a space or line was cut inside a word");
+  // Nobody counts what was not read.
+  result.truncated = !stream.next(1).empty();
+  if (!result.truncated) {
+    result.found = result.used;
+    result.sha256 = stream.sha256();
+  }
+  result.artifact =
+      make_memory_artifact(last.memory, 0, *method.backbone, method.tokenizer, method_name(method));
+  return result;
+}
+
+void report(const Cli& cli, const std::string& out, const Compression& made, int64_t slots, double seconds) {
+  const double ratio = slots > 0 ? static_cast<double>(made.used) / static_cast<double>(slots) : 0;
+  const uint64_t bytes = std::filesystem::file_size(out);
+  if (made.truncated)
+    log_warning(made.found ? fmt::format("the text was cut to {} of its {} tokens (--max-tokens)", made.used,
+                                         *made.found)
+                           : fmt::format("the text was cut to {} tokens (--max-tokens)", made.used));
+  if (cli.json()) {
+    OrderedJson line{{"out", out}, {"tokens", made.used}};
+    if (made.found) line["source_tokens"] = *made.found;
+    line.update({{"slots", slots}, {"ratio", ratio}, {"milliseconds", 1000 * seconds}, {"bytes", bytes}});
+    std::cout << line.dump() << "\n";
+  } else {
+    log_info(fmt::format("{}: {} tokens -> {} slots (ratio {:.2f}) in {:.0f} ms, {}", out, made.used, slots,
+                         ratio, 1000 * seconds, human_bytes(bytes)));
+  }
+}
+
 int run_compress(const Cli& cli) {
   const std::string checkpoint = cli.require("checkpoint"), text_path = cli.require("text"),
                     out = cli.require("out");
   CTXC_CHECK(!std::filesystem::exists(out) || cli.has("overwrite"), ErrorKind::kBusy,
              "choose another --out, or add --overwrite", "{}: is there already", out);
-  const std::string text = read_text(text_path);
+  // Before the model is loaded, which takes longer.
+  CTXC_CHECK(text_path == "-" || std::filesystem::exists(text_path), ErrorKind::kInput, "check the path",
+             "{}: no such file", text_path);
   const LoadedMethod method = load_method(checkpoint, cli.get("model"));
   const Prompt prompt(method.prompt, method.tokenizer);
-  const int64_t limit = cli.get_int("max-tokens", trained_length(method));
+  const bool stream = cli.has("stream");
+  const int64_t limit = cli.get_int("max-tokens", stream ? 0 : trained_length(method));
   CTXC_CHECK(limit >= 0, ErrorKind::kUsage, "", "--max-tokens: out of range (found {}, expected at least 0)",
              limit);
-  int64_t found = 0;
-  const Tokens ids = context_of(method, prompt, text, limit, found);
-  const int64_t used = static_cast<int64_t>(ids.size());
-
   const at::NoGradGuard no_grad;
   const Clock::time_point start = Clock::now();
-  Context context(*method.backbone, {ids},
-                  std::max(method.padded_length, method.padded_length > 0 ? used : 0));
-  const Memory memory = method.compressor->compress(context, {.training = false}).memory;
-  MemoryArtifact artifact =
-      make_memory_artifact(memory, 0, *method.backbone, method.tokenizer, method_name(method));
+  Compression made = stream ? compress_stream(method, prompt, text_path, limit)
+                            : compress_whole(method, prompt, text_path, limit);
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
 
-  const int64_t slots = artifact.info.value("n_slots", int64_t{0});
-  const double ratio = slots > 0 ? static_cast<double>(used) / static_cast<double>(slots) : 0;
-  artifact.info["context"] = {{"sha256", sha256_hex(text)}, {"n_tokens", used}, {"truncated", used < found}};
-  artifact.info["ratio"] = ratio;
-  artifact.info["metrics"] = {{"seconds", seconds}};
-  artifact.info["prompt"] = prompt_record(prompt.config());
-  artifact.info["resume_text"] = method.prompt.question_prefix;
+  OrderedJson& info = made.artifact.info;
+  const int64_t slots = info.value("n_slots", int64_t{0});
+  info["context"] = {{"n_tokens", made.used}, {"truncated", made.truncated}};
+  if (!made.sha256.empty()) info["context"]["sha256"] = made.sha256;
+  info["ratio"] = slots > 0 ? static_cast<double>(made.used) / static_cast<double>(slots) : 0;
+  info["metrics"] = {{"seconds", seconds}};
+  info["prompt"] = prompt_record(prompt.config());
+  info["resume_text"] = method.prompt.question_prefix;
   const std::filesystem::path parent = std::filesystem::path(out).parent_path();
   if (!parent.empty()) make_directories(parent.string());
-  save_memory(out, artifact);
-
-  if (used < found)
-    log_warning(fmt::format("the text was cut to {} of its {} tokens (--max-tokens)", used, found));
-  if (cli.json()) {
-    std::cout << OrderedJson{{"out", out},
-                             {"tokens", used},
-                             {"source_tokens", found},
-                             {"slots", slots},
-                             {"ratio", ratio},
-                             {"milliseconds", 1000 * seconds},
-                             {"bytes", std::filesystem::file_size(out)}}
-                     .dump()
-              << "\n";
-  } else {
-    log_info(fmt::format("{}: {} tokens -> {} slots (ratio {:.2f}) in {:.0f} ms, {}", out, used, slots, ratio,
-                         1000 * seconds, human_bytes(std::filesystem::file_size(out))));
-  }
+  save_memory(out, made.artifact);
+  report(cli, out, made, slots, seconds);
   return 0;
 }
 

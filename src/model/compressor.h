@@ -42,8 +42,9 @@ class Context {
 
   /// Frozen hidden states [P, D] of these layers, without autograd (with it only if the backbone trains),
   /// computed in one pass for all layers of a call and cached. `layers`: run only that many layers (see
-  /// ForwardOptions).
-  std::vector<Tensor> hidden(const std::vector<int64_t>& indices, int64_t layers = 0);
+  /// ForwardOptions). `piece` > 0: the base reads every row in pieces of that many tokens, each for itself
+  /// from position 0, so that a text may be longer than its window and streams give what one call gives.
+  std::vector<Tensor> hidden(const std::vector<int64_t>& indices, int64_t layers = 0, int64_t piece = 0);
   /// Input embeddings [P, D].
   Tensor embed() const;
   /// Another pass over these tokens, e.g. with adapters and memory tokens; nothing is cached.
@@ -55,7 +56,7 @@ class Context {
   const Backbone& backbone_;
   std::vector<int64_t> lengths_, offsets_;
   Tensor ids_P_;
-  int64_t padded_length_ = 0, cached_layers_ = -1;
+  int64_t padded_length_ = 0, cached_layers_ = -1, cached_piece_ = 0;
   std::map<int64_t, Tensor> cache_;
 };
 
@@ -96,7 +97,11 @@ class Compressor : public torch::nn::Module {
   /// Context tokens per vector that the decoder reads (the head excepted): slots_for(n) <= ceil(n / ratio()).
   /// 0 = the method promises none.
   virtual int64_t ratio() const { return 0; }
+  /// `in`: the state that compress() gave for the text in front of this one (see stream_tokens()).
   virtual Compressed compress(Context& context, const StepKey& key, const State& in = {}) = 0;
+  /// A text may be given in parts, each a multiple of so many tokens except the last, with the state carried
+  /// from call to call: the last call's memory is that of the whole text. 0 = the method needs all of it.
+  virtual int64_t stream_tokens() const { return 0; }
   /// The resolved configuration as YAML (what a checkpoint stores).
   virtual std::string config_yaml() const = 0;
   /// Parameters that cannot get a gradient, with the reason ("shift of a softmax").

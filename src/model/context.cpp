@@ -39,12 +39,14 @@ Tensor Context::embed() const {
   return backbone_.embed(ids_P_);
 }
 
-std::vector<Tensor> Context::hidden(const std::vector<int64_t>& indices, int64_t layers) {
+std::vector<Tensor> Context::hidden(const std::vector<int64_t>& indices, int64_t layers, int64_t piece) {
   const int64_t total_layers = backbone_.config().num_layers;
   if (layers == 0) layers = total_layers;
-  // States of another truncation differ (the final norm moves): they are not kept beside each other.
-  if (layers != cached_layers_) cache_.clear();
+  // States of another truncation differ (the final norm moves), as do those of other pieces: they are not
+  // kept beside each other.
+  if (layers != cached_layers_ || piece != cached_piece_) cache_.clear();
   cached_layers_ = layers;
+  cached_piece_ = piece;
   ForwardOptions options{.collect = {}, .layers = layers};
   for (int64_t index : indices)
     if (!cache_.count(index) &&
@@ -55,10 +57,12 @@ std::vector<Tensor> Context::hidden(const std::vector<int64_t>& indices, int64_t
     PackedRows rows{
         .embeds_PD = embed(), .positions_P = {}, .segments = {}, .prefix = {}, .prefix_mask_BK = {}};
     std::vector<Tensor> positions;
-    for (int64_t length : lengths_) {
-      positions.push_back(at::arange(length, ids_P_.options()));
-      rows.segments.push_back({.length = length, .mask_TS = {}, .prefix_row = -1});
-    }
+    for (const int64_t length : lengths_)
+      for (int64_t first = 0; first<length; first += piece> 0 ? piece : length) {
+        const int64_t tokens = piece > 0 ? std::min(piece, length - first) : length;
+        positions.push_back(at::arange(tokens, ids_P_.options()));
+        rows.segments.push_back({.length = tokens, .mask_TS = {}, .prefix_row = -1});
+      }
     rows.positions_P = positions.empty() ? ids_P_ : at::cat(positions);
     const ForwardResult result = backbone_.forward(rows, options);
     for (size_t i = 0; i < options.collect.size(); ++i) cache_[options.collect[i]] = result.hidden[i];

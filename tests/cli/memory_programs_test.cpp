@@ -154,5 +154,46 @@ TEST_F(MemoryPrograms, TrainCompilesAListAndGoesOn) {
   EXPECT_NE(plan.out.find("| text"), std::string::npos) << plan.out;
 }
 
+TEST_F(MemoryPrograms, AStreamOfAnyLengthIsTheWholeText) {
+  const std::string config = (testing::root() / "configs/progressive_tiny.yaml").string();
+  ASSERT_EQ(run("ctxc-train", config + " run.dir=" + at("run") + " backbone.path=" + base_ +
+                                  " train.steps=1 train.batch=2 train.samples=0 data.valid=[]")
+                .code,
+            0);
+  std::ofstream text(dir_ / "long.txt");
+  for (int i = 0; i < 40; ++i) text << kText << (i % 3 == 0 ? "\n" : " ");
+  text.close();
+  const std::string compress = "compress --json --checkpoint " + at("run");
+  const Json whole = json_of(run("ctxc-run", compress + " --max-tokens 0 --text " + at("long.txt") +
+                                                 " --out " + at("whole.safetensors")));
+  const Json streamed = json_of(run(
+      "ctxc-run", compress + " --stream --text - --out " + at("stream.safetensors") + " <" + at("long.txt")));
+  EXPECT_GT(whole.at("tokens").get<int>(), 1000);
+  for (const char* key : {"tokens", "source_tokens", "slots"})
+    EXPECT_EQ(streamed.at(key), whole.at(key)) << key;
+  const std::string a = read_file(at("whole.safetensors")), b = read_file(at("stream.safetensors"));
+  ASSERT_EQ(a.size(), b.size());
+  const Json cut = json_of(run("ctxc-run", compress + " --stream --max-tokens 100 --text " + at("long.txt") +
+                                               " --out " + at("cut.safetensors")));
+  EXPECT_EQ(cut.at("tokens"), 100);
+  EXPECT_FALSE(cut.contains("source_tokens"));
+
+  std::ofstream(dir_ / "empty.txt") << "";
+  expect_failure(
+      run("ctxc-run", compress + " --stream --text " + at("empty.txt") + " --out " + at("e.safetensors")), 3,
+      "the text is empty");
+  expect_failure(
+      run("ctxc-run", compress + " --stream --text " + at("none.txt") + " --out " + at("e.safetensors")), 3,
+      "no such file");
+  ASSERT_EQ(
+      run("ctxc-train", config + " run.dir=" + at("passes") + " backbone.path=" + base_ +
+                            " compressor.passes=2 train.steps=1 train.batch=2 train.samples=0 data.valid=[]")
+          .code,
+      0);
+  expect_failure(run("ctxc-run", "compress --json --checkpoint " + at("passes") + " --stream --text " +
+                                     at("long.txt") + " --out " + at("e.safetensors")),
+                 2, "reads a text at once");
+}
+
 }  // namespace
 }  // namespace ctxc

@@ -46,9 +46,11 @@ TEST_P(Resume, GivesTheBitsOfAnUninterruptedRun) {
   const std::string a = (temp / "a").string(), b = (temp / "b").string();
   const bool train_base = GetParam() == "{name: full}";
   std::vector<std::string> keep_all = {"train.keep=9"};
-  // The method's own terms too: their noise, schedule and running moments must come back.
+  // The method's own terms too: their noise, schedule, running moments and queue must come back.
   if (GetParam().find("diffusion") != std::string::npos)
     keep_all.push_back("objective={ce: 1, kd: 0.5, kl: 1, agg: 0.1, denoise: 0.1, recon: 0.1}");
+  if (GetParam().find("progressive") != std::string::npos)
+    keep_all.push_back("objective={ce: 1, recon: 0.1, nce: 0.05}");
   const TrainResult whole = Trainer(tiny_config(a, keep_all, GetParam(), train_base), FolderUse::kNew).run();
   EXPECT_EQ(whole.steps_done, 8);
   EXPECT_EQ(whole.signal, 0);
@@ -63,7 +65,8 @@ INSTANTIATE_TEST_SUITE_P(
     Methods, Resume,
     ::testing::Values("{name: full}", "{name: comprexit, window: 16, gate_width: 16, metric_width: 16}",
                       "{name: diffusion, chunk: 32, width: 32, heads: 2, latent_width: 8, "
-                      "rho: 0.2, state: 4, kl_ramp: [2, 6]}"),
+                      "rho: 0.2, state: 4, kl_ramp: [2, 6]}",
+                      "{name: progressive, chunk: 16, width: 32, heads: 2, state: 4, random_slices: 2}"),
     [](const auto& info) { return std::to_string(info.index); });
 
 TEST(Trainer, LearnsAndKeepsTheBest) {

@@ -7,6 +7,13 @@
 
 namespace ctxc {
 
+/// Hidden states that a method reads, 0 = the embedding: `spread` = the embedding and those after a quarter,
+/// a half and three quarters of the layers; `all`; `embedding`; `list` = `chosen`.
+std::vector<int64_t> layers_to_read(const std::string& which, const std::vector<int64_t>& chosen,
+                                    int64_t num_layers);
+/// Error kUsage where a state is named that the base does not have, or `list` names none.
+void check_layers(const std::string& which, const std::vector<int64_t>& chosen, int64_t num_layers);
+
 class LayerMix : public torch::nn::Module {
  public:
   /// `first`: initial W of the first state [d, D] (e.g. of the embedding table's principal directions), which

@@ -95,6 +95,11 @@ Tensor attend_in_blocks(const Tensor& q_BNHE, const Tensor& k_BNHE, const Tensor
 
 }  // namespace
 
+PositionCode position_code_named(const std::string& name) {
+  if (name == "alibi") return PositionCode::kAlibi;
+  return name == "rope" ? PositionCode::kRope : PositionCode::kNone;
+}
+
 Places Places::slice(int64_t first, int64_t last) const {
   const auto cut = [&](const Tensor& rows) { return rows.defined() ? rows.slice(1, first, last) : rows; };
   return {cut(position), cut(mask), cut(size), cut(variance)};
@@ -110,6 +115,12 @@ MultiHeadAttention::MultiHeadAttention(int64_t width, int64_t heads, uint64_t se
   key_ = register_module("key", make_matrix(width, width, seed, name + ".key"));
   value_ = register_module("value", make_matrix(width, width, seed, name + ".value"));
   output_ = register_module("output", make_matrix(width, width, seed, name + ".output", quiet ? 0 : 1));
+}
+
+Tensor MultiHeadAttention::mean_key(const Tensor& x_BND) const {
+  // The mean of linear maps is one linear map.
+  const int64_t width = key_->weight.size(1);
+  return at::linear(x_BND, key_->weight.view({heads_, width / heads_, width}).mean(0));
 }
 
 Tensor MultiHeadAttention::forward(const Tensor& query_BND, const Places& queries, const Tensor& key_BMD,

@@ -11,6 +11,8 @@
 namespace ctxc {
 
 enum class PositionCode { kRope, kAlibi, kNone };
+/// rope | alibi; anything else is kNone.
+PositionCode position_code_named(const std::string& name);
 
 /// Where the rows of a side stand: [B, N] each.
 struct Places {
@@ -40,6 +42,8 @@ class MultiHeadAttention : public torch::nn::Module {
   Tensor self(const Tensor& x_BND, const Places& places, const AttentionRule& rule) const {
     return forward(x_BND, places, x_BND, places, rule);
   }
+  /// Mean over the heads of the keys of x before any rotation: [B, N, d / heads].
+  Tensor mean_key(const Tensor& x_BND) const;
 
  private:
   int64_t heads_;

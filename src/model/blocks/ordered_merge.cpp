@@ -24,6 +24,13 @@ Tensor masked_mean(const Tensor& x_BK2D, const Tensor& real_BK21) {
 
 }  // namespace
 
+Pool pool_named(const std::string& name) {
+  if (name == "concat") return Pool::kConcat;
+  if (name == "mean") return Pool::kMean;
+  if (name == "mean_linear") return Pool::kMeanLinear;
+  return name == "attn" ? Pool::kAttention : Pool::kRotatedAttention;
+}
+
 Tensor in_pairs(const Tensor& rows) {
   auto shape = rows.sizes().vec();
   Tensor even = rows;

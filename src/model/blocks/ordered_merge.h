@@ -15,6 +15,8 @@
 namespace ctxc {
 
 enum class Pool { kConcat, kMean, kMeanLinear, kAttention, kRotatedAttention };
+/// concat | mean | mean_linear | attn | attn_rot
+Pool pool_named(const std::string& name);
 
 /// Rows [B, N, ...] side by side in pairs [B, ceil(N / 2), 2, ...]; an odd last one stands beside zeros.
 Tensor in_pairs(const Tensor& rows);

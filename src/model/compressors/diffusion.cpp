@@ -28,17 +28,6 @@ namespace {
 /// Noise taken away between two passes: lam_{p+1} - lam_p.
 constexpr double kPassDelta = 2;
 
-/// The leading eigenvectors [n, D] of the second moment of the table's normalised rows; zero rows beyond D.
-Tensor principal_directions(const Tensor& table_VD, int64_t count) {
-  const int64_t width = table_VD.size(1), used = std::min(count, width);
-  const Tensor rows_VD = unit_rms(table_VD);
-  const Tensor moment_DD = at::matmul(rows_VD.t(), rows_VD) / static_cast<double>(rows_VD.size(0));
-  const Tensor vectors_DD = std::get<1>(at::linalg_eigh(moment_DD));
-  Tensor directions = at::zeros({count, width}, at::kFloat);
-  directions.slice(0, 0, used).copy_(vectors_DD.flip({1}).slice(1, 0, used).t());
-  return directions;
-}
-
 }  // namespace
 
 Diffusion::Diffusion(Config config, CompressorSetup setup)
@@ -74,15 +63,8 @@ Diffusion::Diffusion(Config config, CompressorSetup setup)
   denoiser_ =
       register_module("denoiser", std::make_shared<Denoiser>(config_.denoiser_options(), seed, "denoiser"));
   const bool reads_state = config_.slots == "state_only";
-  const int64_t read = reads_state ? width : width + latent;
-  Tensor out_DF = draw({model, read}, {Draw::Kind::kNormal, 1 / std::sqrt(static_cast<double>(read))}, seed,
-                       "out.weight");
-  if (pca && !reads_state) {
-    out_DF.mul_(0.1);
-    out_DF.slice(1, width).add_(directions.slice(0, 0, latent).t(),
-                                std::sqrt(static_cast<double>(model) / static_cast<double>(latent)));
-  }
-  out_ = register_module("out", std::make_shared<Affine>(out_DF, at::zeros({model}, at::kFloat)));
+  out_ = register_module("out", make_slot_head(reads_state ? width : width + latent, model, seed, "out"));
+  if (pca && !reads_state) start_along(*out_, directions.slice(0, 0, latent), width);
   if (config_.recon)
     parts_.up = register_module("up", std::make_shared<UpPath>(config_.path(), latent, seed, "up"));
   if (config_.position)
@@ -116,10 +98,8 @@ Compressed Diffusion::compress(Context& context, const StepKey& key, const State
   const RowNoise noise(context, key.training ? key : at_rest);
   const Needs needed = needs();
   const Tensor mixed_PD = mix_->forward(context.hidden(needed.hidden, needed.layers));
-  const int64_t longest =
-      context.lengths().empty() ? 0 : *std::max_element(context.lengths().begin(), context.lengths().end());
   const Run run{key, noise, config_.channel != "none" && (key.training || config_.infer_noise == "seeded"),
-                (longest + config_.chunk - 1) / config_.chunk};
+                slices_of(context, config_.chunk)};
 
   std::vector<Piece> pieces;
   for (int64_t c = 0; c < run.chunks; ++c) {
@@ -138,7 +118,8 @@ Compressed Diffusion::compress(Context& context, const StepKey& key, const State
     if (config_.slots == "latents") {
       slots.push_back(slots_of(piece.reversed, context.backbone()));
       masks.push_back(latents.mask);
-      positions.push_back(latents.position + static_cast<double>(piece.chunk.index * config_.chunk));
+      if (config_.slot_positions == "spread")
+        positions.push_back(latents.position + static_cast<double>(piece.chunk.index * config_.chunk));
     }
     account(ledger, piece.encoded, piece.chunk);
     if (!key.training) continue;
@@ -152,40 +133,16 @@ Compressed Diffusion::compress(Context& context, const StepKey& key, const State
     masks = {mask};
   }
   Compressed result;
-  result.memory = assemble(context, slots, masks, positions);
+  result.memory = lay_out_slots(context, setup_, config_.sink, slots, masks, positions);
   check_budget(result.memory, context.lengths(), config_.ratio);
   result.aux = terms(ledger, run, result.memory.mask_BK.sum().item<int64_t>());
   return result;
 }
 
-Diffusion::Chunk Diffusion::cut(const Context& context, const Tensor& mixed_PD, int64_t index) const {
-  const int64_t batch = context.batch(), first = index * config_.chunk, packed = mixed_PD.size(0);
-  int64_t columns = 0;
-  for (const int64_t length : context.lengths())
-    columns = std::max(columns, std::clamp<int64_t>(length - first, 0, config_.chunk));
-  columns = (columns + config_.ratio - 1) / config_.ratio * config_.ratio;
-  Tensor token_BN = at::full({batch, columns}, packed, at::kLong),
-         last_B1 = at::zeros({batch, 1}, at::kFloat);
-  for (int64_t row = 0; row < batch; ++row) {
-    const int64_t tokens = std::clamp<int64_t>(context.lengths()[row] - first, 0, columns);
-    if (tokens == 0) continue;
-    const int64_t begin = context.offsets()[row] + first;
-    token_BN[row].slice(0, 0, tokens) = at::arange(begin, begin + tokens, at::kLong);
-    last_B1[row].fill_(tokens - 1);
-  }
-  const at::Device device = mixed_PD.device();
-  token_BN = token_BN.to(device);
-  Chunk chunk;
-  chunk.index = index;
-  chunk.tokens.mask = token_BN.ne(packed);
-  chunk.tokens.position =
-      at::arange(columns, mixed_PD.options().requires_grad(false)).expand({batch, columns});
-  chunk.tokens.size = at::ones_like(chunk.tokens.position);
-  chunk.last_B1 = last_B1.to(device);
-  const Tensor padded_PD = at::cat({mixed_PD, at::zeros({1, mixed_PD.size(1)}, mixed_PD.options())});
-  chunk.x_BND = padded_PD.index_select(0, token_BN.flatten()).view({batch, columns, mixed_PD.size(1)});
+TextSlice Diffusion::cut(const Context& context, const Tensor& mixed_PD, int64_t index) const {
+  TextSlice chunk = cut_slice(context, mixed_PD, config_.chunk, index, config_.ratio);
   if (place_RD_.defined())
-    chunk.x_BND = chunk.x_BND + place_RD_.repeat({columns / config_.ratio, 1}) *
+    chunk.x_BND = chunk.x_BND + place_RD_.repeat({chunk.x_BND.size(1) / config_.ratio, 1}) *
                                     chunk.tokens.mask.to(at::kFloat).unsqueeze(-1);
   return chunk;
 }
@@ -200,7 +157,7 @@ Tensor Diffusion::log_snr(const Tensor& top_BKD) const {
   return raw_BK.sigmoid() * (config_.lam_max - lowest_) + lowest_;
 }
 
-Diffusion::Encoded Diffusion::encode(const Chunk& chunk) const {
+Diffusion::Encoded Diffusion::encode(const TextSlice& chunk) const {
   DownPath::Result down = down_->forward(chunk.x_BND, chunk.tokens);
   Encoded encoded;
   encoded.top_BKD = down.x_BKD;
@@ -229,12 +186,6 @@ PassView Diffusion::through_channel(const Encoded& encoded, const Run& run, int6
     log_snr_BK = lower_levels(log_snr_BK, mask, share_B, lowest_);
   }
   return {diffuse(encoded.clean_BKZ, encoded.levels(log_snr_BK), eps), log_snr_BK, mask};
-}
-
-Places Diffusion::relative(const Encoded& encoded, const Chunk& chunk) const {
-  Places places = encoded.latents();
-  places.position = places.position - chunk.last_B1;
-  return places;
 }
 
 std::vector<PassView> Diffusion::views(const Encoded& encoded, const Run& run, int64_t chunk) const {
@@ -270,7 +221,7 @@ Diffusion::Reversed Diffusion::reverse(const Piece& piece, int64_t pass, const T
                                        const Run& run) const {
   const PassView& seen = piece.views[static_cast<size_t>(pass - 1)];
   DenoiserView view;
-  view.places = relative(piece.encoded, piece.chunk);
+  view.places = piece.chunk.from_the_end(piece.encoded.latents());
   view.state_BMD = state;
   view.pass = pass;
   view.passes = config_.passes;
@@ -306,57 +257,18 @@ Diffusion::Reversed Diffusion::reverse(const Piece& piece, int64_t pass, const T
   return out;
 }
 
-double Diffusion::embedding_rms(const Backbone& backbone) const {
-  if (measured_ == &backbone && !backbone.trainable()) return measured_rms_;
-  const at::NoGradGuard no_grad;
-  const Tensor& table_VD = backbone.weights().at("model.embed_tokens.weight");
-  double sum = 0;
-  constexpr int64_t kRows = 8192;  // the table of a large base is not widened at once
-  for (int64_t row = 0; row < table_VD.size(0); row += kRows)
-    sum += table_VD.slice(0, row, row + kRows).to(at::kFloat).square().sum().item<double>();
-  measured_ = &backbone;
-  measured_rms_ = std::sqrt(sum / static_cast<double>(table_VD.numel()));
-  return measured_rms_;
-}
-
 Tensor Diffusion::slots_of(const Reversed& reversed, const Backbone& backbone) const {
-  const Tensor joined = unit_rms(at::cat({reversed.features_BKD, reversed.clean_BKZ}, -1));
-  return linear(joined, *out_).to(at::kFloat) * embedding_rms(backbone);
+  return out_->forward(at::cat({reversed.features_BKD, reversed.clean_BKZ}, -1), backbone);
 }
 
 std::pair<Tensor, Tensor> Diffusion::state_slots(const Context& context, const Tensor& state_BMD) const {
   std::vector<int64_t> allowed;
   for (const int64_t length : context.lengths()) allowed.push_back(slots_for(length));
   const int64_t columns = allowed.empty() ? 0 : *std::max_element(allowed.begin(), allowed.end());
-  const Tensor vectors = linear(unit_rms(state_BMD.slice(1, 0, columns)), *out_).to(at::kFloat);
+  const Tensor vectors = out_->forward(state_BMD.slice(1, 0, columns), context.backbone());
   const Tensor allowed_B = at::tensor(allowed, at::kLong).to(state_BMD.device());
   const Tensor column_K = at::arange(columns, allowed_B.options());
-  return {vectors * embedding_rms(context.backbone()), column_K.unsqueeze(0) < allowed_B.unsqueeze(1)};
-}
-
-Memory Diffusion::assemble(const Context& context, const std::vector<Tensor>& slots,
-                           const std::vector<Tensor>& masks, const std::vector<Tensor>& positions) const {
-  const at::Device device = context.ids_P().device();
-  const int64_t batch = context.batch();
-  const int64_t head = config_.sink ? static_cast<int64_t>(setup_.head_ids.size()) : 0;
-  Memory memory;
-  const at::ScalarType dtype = context.backbone().compute_dtype();
-  memory.slots_BKD = slots.empty() ? at::zeros({batch, 0, setup_.backbone.hidden_size},
-                                               at::TensorOptions().device(device).dtype(dtype))
-                                   : at::cat(slots, 1).to(dtype);
-  memory.mask_BK = masks.empty() ? at::zeros({batch, 0}, at::TensorOptions().device(device).dtype(at::kBool))
-                                 : at::cat(masks, 1);
-  memory.head_ids_BP = at::tensor(at::ArrayRef<int64_t>(setup_.head_ids), at::kLong)
-                           .slice(0, 0, head)
-                           .to(device)
-                           .expand({batch, head});
-  number_densely(memory, head);
-  if (config_.slot_positions == "spread" && !positions.empty()) {
-    memory.position_BK =
-        (at::cat(positions, 1).round().to(at::kLong) + head).masked_fill(memory.mask_BK.logical_not(), 0);
-    memory.next_position_B = at::tensor(context.lengths(), at::kLong).to(device) + head;
-  }
-  return memory;
+  return {vectors, column_K.unsqueeze(0) < allowed_B.unsqueeze(1)};
 }
 
 CTXC_REGISTER_COMPRESSOR("diffusion", Diffusion,

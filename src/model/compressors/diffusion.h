@@ -11,6 +11,8 @@
 #include "model/blocks/latent_moments.h"
 #include "model/blocks/layer_mix.h"
 #include "model/blocks/row_noise.h"
+#include "model/blocks/slot_head.h"
+#include "model/blocks/text_slice.h"
 #include "model/compressors/diffusion_config.h"
 
 namespace ctxc {
@@ -37,13 +39,6 @@ class Diffusion : public Compressor {
   Compressed compress(Context& context, const StepKey& key, const State& in = {}) override;
 
  private:
-  /// One stretch of every row, padded.
-  struct Chunk {
-    int64_t index = 0;
-    Tensor x_BND;    ///< mixed hidden states; 0 where there is no token
-    Places tokens;   ///< positions relative to the chunk's first token
-    Tensor last_B1;  ///< position of the row's last token
-  };
   struct Encoded {
     Tensor top_BKD, clean_BKZ;
     Tensor log_snr_BK;    ///< of the channel, before level training
@@ -80,15 +75,15 @@ class Diffusion : public Compressor {
 
   /// All of one chunk.
   struct Piece {
-    Chunk chunk;
+    TextSlice chunk;
     Encoded encoded;
     std::vector<PassView> views;  ///< of every pass, the first one first
     Reversed reversed;            ///< of the last pass
     Tensor carried;               ///< the state the last pass began with
   };
 
-  Chunk cut(const Context& context, const Tensor& mixed_PD, int64_t index) const;
-  Encoded encode(const Chunk& chunk) const;
+  TextSlice cut(const Context& context, const Tensor& mixed_PD, int64_t index) const;
+  Encoded encode(const TextSlice& chunk) const;
   Tensor log_snr(const Tensor& top_BKD) const;
   PassView through_channel(const Encoded& encoded, const Run& run, int64_t chunk) const;
   std::vector<PassView> views(const Encoded& encoded, const Run& run, int64_t chunk) const;
@@ -99,12 +94,8 @@ class Diffusion : public Compressor {
   Tensor slots_of(const Reversed& reversed, const Backbone& backbone) const;
   /// slots: state_only: the first vectors of the state, and which of them each row may read.
   std::pair<Tensor, Tensor> state_slots(const Context& context, const Tensor& state_BMD) const;
-  Memory assemble(const Context& context, const std::vector<Tensor>& slots, const std::vector<Tensor>& masks,
-                  const std::vector<Tensor>& positions) const;
-  double embedding_rms(const Backbone& backbone) const;
-  Places relative(const Encoded& encoded, const Chunk& chunk) const;
 
-  void account(Ledger& ledger, const Encoded& encoded, const Chunk& chunk) const;
+  void account(Ledger& ledger, const Encoded& encoded, const TextSlice& chunk) const;
   void add_recon(Ledger& ledger, const Piece& piece) const;
   void add_position(Ledger& ledger, const Piece& piece) const;
   void add_denoise(Ledger& ledger, const Piece& piece, const Run& run) const;
@@ -124,12 +115,10 @@ class Diffusion : public Compressor {
   std::shared_ptr<Matrix> latent_, variance_;
   Tensor level_weight_D_, level_bias_, level_offset_Z_;
   std::shared_ptr<Denoiser> denoiser_;
-  std::shared_ptr<Affine> out_;  ///< of latents or, with slots: state_only, of the state
+  std::shared_ptr<SlotHead> out_;  ///< of latents or, with slots: state_only, of the state
   DiffusionLossParts parts_;
   std::shared_ptr<LatentMoments> moments_;
   bool collapsed_ = false;
-  mutable const Backbone* measured_ = nullptr;
-  mutable double measured_rms_ = 0;
 };
 
 }  // namespace ctxc

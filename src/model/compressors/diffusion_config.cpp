@@ -5,21 +5,10 @@
 
 #include "core/error.h"
 #include "model/blocks/channel.h"
+#include "model/blocks/layer_mix.h"
 
 namespace ctxc {
 namespace {
-
-Pool pool_of(const std::string& name) {
-  if (name == "concat") return Pool::kConcat;
-  if (name == "mean") return Pool::kMean;
-  if (name == "mean_linear") return Pool::kMeanLinear;
-  return name == "attn" ? Pool::kAttention : Pool::kRotatedAttention;
-}
-
-PositionCode code_of(const std::string& name) {
-  if (name == "alibi") return PositionCode::kAlibi;
-  return name == "rope" ? PositionCode::kRope : PositionCode::kNone;
-}
 
 void describe_encoder(DiffusionConfig& c, Fields& f) {
   f("ratio", c.ratio, "context tokens per slot: 2, 4, 8, 16 or 32").min(2).max(32);
@@ -122,17 +111,7 @@ int64_t DiffusionConfig::levels() const {
 }
 
 std::vector<int64_t> DiffusionConfig::layers_read(const LlamaConfig& backbone) const {
-  const int64_t all = backbone.num_layers;
-  if (layers == "embedding") return {0};
-  if (layers == "list") return layer_list;
-  std::vector<int64_t> read;
-  for (int64_t l = 0; l <= all; ++l) {
-    const bool spread = l == 0 || l == std::lround(static_cast<double>(all) / 4) ||
-                        l == std::lround(static_cast<double>(all) / 2) ||
-                        l == std::lround(static_cast<double>(all) * 3 / 4);
-    if (layers == "all" || spread) read.push_back(l);
-  }
-  return read;
+  return layers_to_read(layers, layer_list, backbone.num_layers);
 }
 
 double DiffusionConfig::lowest() const {
@@ -144,8 +123,8 @@ PathOptions DiffusionConfig::path() const {
           .heads = heads,
           .levels = levels(),
           .window = window,
-          .pool = pool_of(pool),
-          .code = code_of(pos),
+          .pool = pool_named(pool),
+          .code = position_code_named(pos),
           .near_mean = init == "pca"};
 }
 
@@ -161,7 +140,7 @@ DenoiserOptions DiffusionConfig::denoiser_options() const {
   options.integrated = noise.rope == "integrated";
   options.spread = static_cast<double>(ratio);
   if (cond == "constant") options.fixed_log_snr = lam_start;
-  options.code = code_of(pos);
+  options.code = position_code_named(pos);
   return options;
 }
 
@@ -205,12 +184,7 @@ void DiffusionConfig::check(const LlamaConfig& backbone) const {
   CTXC_CHECK(!lam_per_dim || (channel == "vp" && passes == 1), ErrorKind::kUsage, "set lam_per_dim: false",
              "compressor.lam_per_dim: only with channel: vp and one pass (found channel: {}, passes {})",
              channel, passes);
-  CTXC_CHECK(layers != "list" || !layer_list.empty(), ErrorKind::kUsage, "write 'layer_list: [0, 8, 16]'",
-             "compressor.layer_list is empty (layers is list)");
-  for (const int64_t layer : layers_read(backbone))
-    CTXC_CHECK(layer <= backbone.num_layers, ErrorKind::kUsage, "hidden state 0 is the embedding",
-               "compressor.layer_list: no such hidden state (found {}, expected 0 to {})", layer,
-               backbone.num_layers);
+  check_layers(layers, layer_list, backbone.num_layers);
 }
 
 }  // namespace ctxc

@@ -43,7 +43,7 @@ Tensor scalar(double value, const Tensor& like) {
 
 }  // namespace
 
-void Diffusion::account(Ledger& ledger, const Encoded& encoded, const Chunk& chunk) const {
+void Diffusion::account(Ledger& ledger, const Encoded& encoded, const TextSlice& chunk) const {
   const FullPrecision full;
   const Places& latents = encoded.latents();
   ledger.tokens += chunk.tokens.mask.sum().item<double>();
@@ -94,7 +94,7 @@ void Diffusion::add_denoise(Ledger& ledger, const Piece& piece, const Run& run) 
   const Tensor target = kind == Prediction::kVelocity ? velocity(here, clean, eps) : clean;
 
   DenoiserView view;
-  view.places = relative(encoded, piece.chunk);
+  view.places = piece.chunk.from_the_end(encoded.latents());
   view.pass = view.passes = config_.passes;
   if (config_.start == "gaussian") view.channel_BKZ = piece.views.back().latent_BKZ.detach();
   if (config_.skip_bypass) view.bypass_BKD = encoded.top_BKD.detach();

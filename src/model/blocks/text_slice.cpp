@@ -1,0 +1,49 @@
+#include "model/blocks/text_slice.h"
+
+#include <algorithm>
+
+namespace ctxc {
+
+Places TextSlice::from_the_end(const Places& places) const {
+  Places shifted = places;
+  shifted.position = places.position - last_B1;
+  return shifted;
+}
+
+int64_t slices_of(const Context& context, int64_t length) {
+  int64_t longest = 0;
+  for (const int64_t tokens : context.lengths()) longest = std::max(longest, tokens);
+  return (longest + length - 1) / length;
+}
+
+TextSlice cut_slice(const Context& context, const Tensor& x_PD, int64_t length, int64_t index,
+                    int64_t multiple) {
+  const int64_t batch = context.batch(), first = index * length, packed = x_PD.size(0);
+  TextSlice slice;
+  slice.index = index;
+  int64_t columns = 0;
+  for (const int64_t tokens : context.lengths()) {
+    slice.lengths.push_back(std::clamp<int64_t>(tokens - first, 0, length));
+    columns = std::max(columns, slice.lengths.back());
+  }
+  columns = (columns + multiple - 1) / multiple * multiple;
+  Tensor packed_BN = at::full({batch, columns}, packed, at::kLong),
+         last_B1 = at::zeros({batch, 1}, at::kFloat);
+  for (int64_t row = 0; row < batch; ++row) {
+    const int64_t tokens = slice.lengths[static_cast<size_t>(row)];
+    if (tokens == 0) continue;
+    const int64_t begin = context.offsets()[static_cast<size_t>(row)] + first;
+    packed_BN[row].slice(0, 0, tokens) = at::arange(begin, begin + tokens, at::kLong);
+    last_B1[row].fill_(tokens - 1);
+  }
+  slice.packed_BN = packed_BN.to(x_PD.device());
+  slice.last_B1 = last_B1.to(x_PD.device());
+  slice.tokens.mask = slice.packed_BN.ne(packed);
+  slice.tokens.position = at::arange(columns, x_PD.options().requires_grad(false)).expand({batch, columns});
+  slice.tokens.size = at::ones_like(slice.tokens.position);
+  const Tensor padded_PD = at::cat({x_PD, at::zeros({1, x_PD.size(1)}, x_PD.options())});
+  slice.x_BND = padded_PD.index_select(0, slice.packed_BN.flatten()).view({batch, columns, x_PD.size(1)});
+  return slice;
+}
+
+}  // namespace ctxc

@@ -1,0 +1,303 @@
+// Properties of the progressive compressor as a whole (progressive.md section 9).
+#include <bit>
+#include <cmath>
+
+#include "model/budget.h"
+#include "model/compressor.h"
+#include "model/objective.h"
+#include "testing.h"
+#include "throws.h"
+#include "tiny_llama.h"
+
+namespace ctxc {
+namespace {
+
+using testing::expect_error;
+using testing::random_tokens;
+
+constexpr const char* kSmall =
+    "{name: progressive, ratio: 4, chunk: 16, width: 32, heads: 2, window: 16, state: 4, random_slices: 1, "
+    "random_keep: 0}";
+
+std::shared_ptr<Backbone> backbone() {
+  static const auto shared = Backbone::random(testing::tiny_llama(), 3);
+  return shared;
+}
+std::shared_ptr<Compressor> method(const std::string& more = "") {
+  Yaml section = Yaml::parse(kSmall, "test");
+  const Yaml own = Yaml::parse("{" + (more.empty() ? more : more.substr(2)) + "}", "test");
+  for (const auto& [key, value] : own.entries()) section = section.with(key, value);
+  return make_compressor(section, {.backbone = testing::tiny_llama(), .head_ids = {1}, .seed = 5});
+}
+Compressed compress(Compressor& compressor, const std::vector<Tokens>& contexts, bool training = false,
+                    const State& in = {}, int64_t step = 0, int64_t padded = 0) {
+  Context context(*backbone(), contexts, padded);
+  return compressor.compress(context, {.seed = 1, .step = step, .micro = 0, .training = training}, in);
+}
+Tensor slots(const Memory& memory, int64_t row = 0) {
+  return memory.slots_BKD[row].index_select(0, memory.mask_BK[row].nonzero().flatten()).detach();
+}
+double worst(const Tensor& a, const Tensor& b) {
+  if (a.sizes() != b.sizes()) return 1e9;
+  return a.numel() == 0 ? 0 : (a - b).abs().max().item<double>();
+}
+Tokens part(const Tokens& tokens, int64_t first, int64_t last) {
+  return {tokens.begin() + first,
+          tokens.begin() + std::min<int64_t>(last, static_cast<int64_t>(tokens.size()))};
+}
+
+const std::vector<std::string>& variants() {
+  static const std::vector<std::string> all = {"",
+                                               ", reduce: window",
+                                               ", reduce: global",
+                                               ", buffer: merge",
+                                               ", buffer: none",
+                                               ", buffer: none, slot_positions: spread, sink: false",
+                                               ", keep: 0",
+                                               ", keep: 2",
+                                               ", slots: log",
+                                               ", slots: log, buffer: none",
+                                               ", passes: 2",
+                                               ", passes: 2, reduce: window",
+                                               ", pos: alibi, pool: mean_linear",
+                                               ", pos: none, pool: mean",
+                                               ", ratio: 16, state: 32",
+                                               ", ratio: 3, chunk: 12",
+                                               ", ratio: 2, layers: embedding, nce: false, recon: false"};
+  return all;
+}
+
+class ProgressiveVariants : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(ProgressiveVariants, ReadsNoMoreThanTheRatioAllowsForEveryNumberOfSlices) {
+  const at::NoGradGuard no_grad;
+  const auto compressor = method(GetParam());
+  for (int64_t tokens = 1; tokens <= 20 * 16; tokens += tokens < 18 ? 4 : 53) {
+    const Memory memory = compress(*compressor, {random_tokens(tokens, 1)}).memory;
+    const int64_t read = memory.mask_BK.sum().item<int64_t>();
+    EXPECT_EQ(read, compressor->slots_for(tokens)) << tokens;
+    EXPECT_LE(read, (tokens + compressor->ratio() - 1) / compressor->ratio()) << tokens;
+    EXPECT_GT(read, 0) << tokens;
+  }
+}
+
+TEST_P(ProgressiveVariants, NeitherPaddingNorCompanyNorRepetitionChangeARow) {
+  const at::NoGradGuard no_grad;
+  const auto compressor = method(GetParam());
+  const std::vector<Tokens> contexts = {random_tokens(37, 1), random_tokens(5, 2), random_tokens(70, 3), {}};
+  const Memory together = compress(*compressor, contexts).memory;
+  const Memory padded = compress(*compressor, contexts, false, {}, 0, 128).memory;
+  for (int64_t row = 0; row < 4; ++row) {
+    const Memory alone = compress(*compressor, {contexts[static_cast<size_t>(row)]}).memory;
+    EXPECT_LT(worst(slots(together, row), slots(alone)), 1e-4) << row;
+    EXPECT_TRUE(at::equal(slots(together, row), slots(padded, row))) << row;
+  }
+}
+
+TEST_P(ProgressiveVariants, AStreamThatWasSavedEqualsOneCall) {
+  const at::NoGradGuard no_grad;
+  const auto compressor = method(GetParam());
+  const int64_t chunk = compressor->stream_tokens();
+  const Tokens text = random_tokens(101, 4);
+  const Compressed whole = compress(*compressor, {text});
+  if (chunk == 0) {
+    EXPECT_TRUE(whole.state.empty());
+    const auto streaming = method();
+    const State state = compress(*streaming, {part(text, 0, 16)}).state;
+    expect_error(ErrorKind::kUsage, "passes", [&] { compress(*compressor, {text}, false, state); });
+    return;
+  }
+  for (const int64_t slices : {1, 3}) {
+    State state;
+    Memory memory;
+    for (int64_t first = 0; first < 101; first += slices * chunk) {
+      Compressed step = compress(*compressor, {part(text, first, first + slices * chunk)}, false, state);
+      memory = step.memory;
+      state.clear();
+      for (const auto& [name, tensor] : step.state) state[name] = tensor.clone();  // as a file would give it
+    }
+    EXPECT_LT(worst(slots(memory), slots(whole.memory)), 1e-5) << slices << " slices a call";
+    EXPECT_TRUE(at::equal(memory.position_BK, whole.memory.position_BK) ||
+                GetParam().find("spread") != std::string::npos);
+    EXPECT_EQ(state.at("tokens").item<int64_t>(), 101);
+  }
+}
+
+TEST_P(ProgressiveVariants, TermsAreFiniteAndTrain) {
+  const auto compressor = method(GetParam());
+  Context context(*backbone(), {random_tokens(60, 1), random_tokens(33, 2), random_tokens(64, 3)});
+  const Compressed result =
+      compressor->compress(context, {.seed = 1, .step = 0, .micro = 0, .training = true});
+  Tensor sum = result.memory.slots_BKD.square().mean();
+  for (const std::string name : {"recon", "nce"})
+    if (result.aux.count(name)) sum = sum + result.aux.at(name);
+  for (const auto& [name, value] : result.aux) EXPECT_TRUE(value.isfinite().all().item<bool>()) << name;
+  sum.backward();
+  for (const auto& item : compressor->named_parameters()) {
+    const Tensor grad = item.value().grad();
+    EXPECT_TRUE(!grad.defined() || grad.isfinite().all().item<bool>()) << item.key();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, ProgressiveVariants, ::testing::ValuesIn(variants()));
+
+TEST(ProgressiveMemory, OneSliceReadsNoBufferAndSeveralPayForIt) {
+  const at::NoGradGuard no_grad;
+  const auto compressor = method();
+  const Tokens one = random_tokens(16, 1), two = random_tokens(32, 1);
+  const Tensor short_before = slots(compress(*compressor, {one}).memory),
+               long_before = slots(compress(*compressor, {two}).memory);
+  compressor->named_parameters()["buffer_out.weight"].mul_(2);
+  EXPECT_TRUE(at::equal(slots(compress(*compressor, {one}).memory), short_before));
+  const Tensor long_after = slots(compress(*compressor, {two}).memory);
+  ASSERT_EQ(long_after.size(0), 8);  // two of the buffer, and four of the oldest slots merged to two
+  EXPECT_GT(worst(long_after.slice(0, 0, 2), long_before.slice(0, 0, 2)), 1e-3);
+  EXPECT_TRUE(at::equal(long_after.slice(0, 2), long_before.slice(0, 2)));
+}
+
+TEST(ProgressiveMemory, TheBufferAloneDoesNotDependOnTheSlotHead) {
+  const at::NoGradGuard no_grad;
+  const auto compressor = method(", keep: 0");
+  EXPECT_FALSE(compressor->named_parameters().contains("out.weight"));
+  const Tokens text = random_tokens(200, 1);
+  EXPECT_EQ(compress(*compressor, {text}).memory.slots(), 4);
+  EXPECT_EQ(compress(*compressor, {part(text, 0, 9)}).memory.slots(), 3);
+}
+
+TEST(ProgressiveMemory, AThousandSlicesTakeConstantMemory) {
+  const at::NoGradGuard no_grad;
+  const auto compressor = method(", keep: 0, chunk: 4, ratio: 2, recon: false, nce: false");
+  State state;
+  int64_t bytes = 0;
+  for (int64_t c = 0; c < 1000; ++c) {
+    state = compress(*compressor, {random_tokens(4, static_cast<uint64_t>(c))}, false, state).state;
+    int64_t now = 0;
+    for (const auto& [name, tensor] : state) now += static_cast<int64_t>(tensor.nbytes());
+    ASSERT_EQ(now, c > 0 ? bytes : now) << c;
+    bytes = now;
+  }
+  const double rms = state.at("buffer").square().mean().sqrt().item<double>();
+  EXPECT_GT(rms, 0.5);
+  EXPECT_LT(rms, 2);
+}
+
+TEST(ProgressiveMemory, LogarithmicSlotsStayWithinTheirBoundAndInOrder) {
+  const at::NoGradGuard no_grad;
+  const auto compressor =
+      method(", slots: log, buffer: none, chunk: 4, ratio: 2, layers: embedding, recon: false, nce: false");
+  State state;
+  for (int64_t n = 1; n <= 1000; ++n) {
+    state = compress(*compressor, {random_tokens(4, static_cast<uint64_t>(n))}, false, state).state;
+    const int64_t stored = state.at("latents").size(0);
+    ASSERT_LE(static_cast<double>(stored), 2 * (1 + std::log2(static_cast<double>(n)))) << n;
+    ASSERT_EQ(stored, 2 * std::popcount(static_cast<uint64_t>(n)));
+    ASSERT_EQ(state.at("sizes").sum().item<double>(), static_cast<double>(4 * n));
+    const Tensor at = state.at("positions");
+    ASSERT_TRUE((at.slice(0, 1) > at.slice(0, 0, stored - 1)).all().item<bool>()) << n;
+  }
+}
+
+TEST(ProgressiveMemory, RefusesAStateItCannotContinue) {
+  const auto compressor = method();
+  const Tokens text = random_tokens(40, 1);
+  const State inside = compress(*compressor, {part(text, 0, 20)}).state;
+  expect_error(ErrorKind::kUsage, "ended inside a slice",
+               [&] { compress(*compressor, {text}, false, inside); });
+  const State whole = compress(*compressor, {part(text, 0, 16)}).state;
+  expect_error(ErrorKind::kUsage, "another batch", [&] {
+    compress(*compressor, {text, text}, false, whole);
+  });
+  expect_error(ErrorKind::kUsage, "holds no", [&] {
+    compress(*compressor, {text}, false, {{"something", at::zeros({1})}});
+  });
+}
+
+TEST(ProgressiveTraining, GradientsRunBackTwoSlicesThroughTheBuffer) {
+  const auto compressor = method(", keep: 1, layers: embedding, nce: false, recon: false");
+  const Tokens text = random_tokens(64, 1);
+  // The last slice's slots as a function of the mixed states: perturb the parameters that only slice c uses
+  // is not possible (weights are shared), so watch the embedding gradient of a base that trains.
+  const auto trained = Backbone::random(testing::tiny_llama(), 3, {.trainable = true});
+  Context context(*trained, {text});
+  const Memory memory =
+      compressor->compress(context, {.seed = 1, .step = 0, .micro = 0, .training = true}).memory;
+  memory.slots_BKD.square().sum().backward();
+  const Tensor grad_V = trained->weights().at("model.embed_tokens.weight").grad().abs().sum(1);
+  const auto reached = [&](int64_t first, int64_t last) {
+    double most = 0;
+    for (int64_t i = first; i < last; ++i) {
+      const TokenId id = text[static_cast<size_t>(i)];
+      int64_t uses = 0;
+      for (const TokenId other : text) uses += other == id;
+      if (uses == 1) most = std::max(most, grad_V[id].item<double>());
+    }
+    return most;
+  };
+  EXPECT_GT(reached(48, 64), 0);
+  EXPECT_GT(reached(32, 48), 0) << "through U";
+  EXPECT_EQ(reached(0, 16), 0) << "beyond tbptt_chunks";
+}
+
+TEST(ProgressiveTraining, StepsDrawTheirSlicesAndSometimesTheBufferAlone) {
+  const at::NoGradGuard no_grad;
+  const auto compressor = method(", chunk: 64, random_slices: 8, random_keep: 0.25, state: 2");
+  std::map<int64_t, int> counts;
+  const Tokens text = random_tokens(64, 1);
+  for (int64_t step = 0; step < 200; ++step)
+    ++counts[compress(*compressor, {text}, true, {}, step).memory.mask_BK.sum().item<int64_t>()];
+  EXPECT_EQ(counts.size(), 2U);  // all of the budget, or the buffer alone
+  EXPECT_NEAR(counts[2], 50, 20);
+  EXPECT_EQ(compress(*compressor, {text}, false).memory.slots(), 16);
+}
+
+TEST(ProgressivePositions, OnlyDifferencesMatterAndOrderDoes) {
+  const at::NoGradGuard no_grad;
+  const Tokens text = random_tokens(32, 1);
+  Tokens swapped = text;
+  std::swap(swapped[0], swapped[1]);
+  ASSERT_NE(text[0], text[1]);
+  const auto change = [&](const std::string& more) {
+    const auto compressor = method(", chunk: 32, layers: embedding, window: 64, reduce: window" + more);
+    const Tensor a = slots(compress(*compressor, {text}).memory),
+                 b = slots(compress(*compressor, {swapped}).memory);
+    return worst(a, b) / a.abs().max().item<double>();
+  };
+  EXPECT_GT(change(""), 1e-2);
+  EXPECT_GT(change(", pos: none"), 1e-2) << "the ordered merge binds without a position code";
+  EXPECT_LT(change(", pos: none, pool: mean, buffer: none"), 1e-5) << "the binding bottleneck";
+}
+
+TEST(ProgressiveQueue, IsTrainingStateThatLoadsBitwise) {
+  const auto original = method(), copy = method();
+  const std::vector<Tokens> contexts = {random_tokens(60, 1), random_tokens(33, 2), random_tokens(64, 3)};
+  compress(*original, contexts, true);
+  {
+    const at::NoGradGuard no_grad;
+    const auto source = original->named_buffers();
+    ASSERT_TRUE(source.contains("queue.a"));
+    for (auto& item : copy->named_buffers()) item.value().copy_(source[item.key()]);
+  }
+  const Tensor a = compress(*original, contexts, true, {}, 1).aux.at("nce");
+  const Tensor b = compress(*copy, contexts, true, {}, 1).aux.at("nce");
+  EXPECT_TRUE(at::equal(a, b));
+  EXPECT_FALSE(at::equal(a, compress(*method(), contexts, true, {}, 1).aux.at("nce")));
+}
+
+TEST(ProgressiveConfig, RefusesWhatCannotWork) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {", ratio: 6, chunk: 12, reduce: window", "compressor.ratio"},
+      {", chunk: 18", "compressor.chunk: not a multiple"},
+      {", chunk: 1024", "larger than the base's window"},
+      {", state: 0", "compressor.state"},
+      {", keep: some", "compressor.keep"},
+      {", keep: 0, buffer: none", "leaves nothing to read"},
+      {", keep: 2, slots: log", "compressor.slots"},
+      {", slot_positions: spread", "compressor.slot_positions"},
+      {", heads: 5", "compressor.width"},
+      {", layers: list", "compressor.layer_list"},
+      {", layers: list, layer_list: [9]", "no such hidden state"}};
+  for (const auto& [keys, message] : cases) expect_error(ErrorKind::kUsage, message, [&] { method(keys); });
+}
+
+}  // namespace
+}  // namespace ctxc
