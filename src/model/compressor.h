@@ -19,7 +19,8 @@
 
 namespace ctxc {
 
-/// Named scalars: parts of a loss (weighted by section `objective`), or numbers to log.
+/// Named scalars: parts of a loss (weighted by section `objective`), or numbers to log; `alarm_…` other than
+/// 0 is shown on the progress line.
 using Terms = std::map<std::string, Tensor>;
 /// Opaque, savable state of streaming methods.
 using State = std::map<std::string, Tensor>;

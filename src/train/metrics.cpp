@@ -25,6 +25,19 @@ RunLog::RunLog(const RunFolder& folder, int64_t first_step, int64_t steps, int64
 
 RunLog::~RunLog() = default;
 
+namespace {
+
+/// " · ALARM collapse" for every term "alarm_…" of the method that is not 0.
+std::string alarms_of(const StepRecord& record) {
+  constexpr std::string_view kAlarm = "alarm_";
+  std::string text;
+  for (const auto& [name, value] : record.terms)
+    if (name.starts_with(kAlarm) && value > 0) text += " · ALARM " + name.substr(kAlarm.size());
+  return text;
+}
+
+}  // namespace
+
 void RunLog::step(const StepRecord& record) {
   loss_average_ = any_ ? 0.98 * loss_average_ + 0.02 * record.loss : record.loss;
   any_ = true;
@@ -33,8 +46,8 @@ void RunLog::step(const StepRecord& record) {
   const double wait = record.seconds > 0 ? record.data_wait / record.seconds : 0;
   progress_.update(
       record.step + 1,
-      fmt::format("loss {:.4f} · lr {:.2e} · norm {:.2f} · {} tok/s · data wait {:.0f} %", loss_average_,
-                  record.lr, record.grad_norm, human_count(per_second), 100 * wait));
+      fmt::format("loss {:.4f} · lr {:.2e} · norm {:.2f} · {} tok/s · data wait {:.0f} %{}", loss_average_,
+                  record.lr, record.grad_norm, human_count(per_second), 100 * wait, alarms_of(record)));
   if (record.step % every_ != 0) return;
   OrderedJson line{{"step", record.step}, {"loss", record.loss}};
   for (const auto& [name, value] : record.terms) line["terms"][name] = value;

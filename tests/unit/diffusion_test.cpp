@@ -1,4 +1,5 @@
 // Properties of the diffusion-noise compressor as a whole (diffusion.md section 12).
+#include <bit>
 #include <cmath>
 
 #include "model/blocks/channel.h"
@@ -70,6 +71,9 @@ const std::vector<std::string>& variants() {
                                                ", slot_positions: spread, sink: false",
                                                ", position: true, bptt_steps: last, skip_bypass: true",
                                                ", slots: state_only",
+                                               ", slots: latents+state, chunk: 16",
+                                               ", slots: log, chunk: 8",
+                                               ", slots: log, chunk: 8, slot_positions: spread",
                                                ", ratio: 16, kl_mode: beta",
                                                ", ratio: 2, infer_noise: seeded, dn_weighting: minsnr"};
   return all;
@@ -238,7 +242,8 @@ TEST(Diffusion, ASecondPassKnowsTheWholeText) {
 TEST(Diffusion, NothingGoesAroundTheChannel) {
   for (const char* more :
        {", denoiser: unet", ", denoiser: flat", ", start: gaussian, steps: 3", ", passes: 2",
-        ", passes: 2, denoiser: flat", ", passes: 2, start: gaussian", ", skip_bypass: true"}) {
+        ", passes: 2, denoiser: flat", ", passes: 2, start: gaussian", ", slots: log, chunk: 8",
+        ", slots: latents+state, chunk: 16", ", skip_bypass: true"}) {
     const auto compressor = method(std::string(", lam_shared: true, channel: none") + more);
     stir(*compressor);
     {
@@ -341,6 +346,34 @@ TEST(Diffusion, TheStateAloneIsOfOneSizeWhateverTheText) {
   for (const auto& [tokens, vectors] :
        {std::pair{3, 1}, std::pair{13, 4}, std::pair{40, 4}, std::pair{300, 4}})
     EXPECT_EQ(compress(*compressor, {random_tokens(tokens, 1)}).memory.slots(), vectors) << tokens;
+}
+
+TEST(Diffusion, LogarithmicSlotsGrowWithTheBitsOfTheNumberOfChunks) {
+  const auto compressor = method(", slots: log, chunk: 8, layers: embedding");
+  for (const int64_t chunks : {1, 2, 3, 4, 7, 8, 12}) {
+    const int64_t slots = compress(*compressor, {random_tokens(8 * chunks, 1)}).memory.slots();
+    EXPECT_EQ(slots, 2 * std::popcount(static_cast<uint64_t>(chunks))) << chunks;
+  }
+  for (int64_t chunks = 1; chunks <= 1000; ++chunks)
+    EXPECT_LE(static_cast<double>(compressor->slots_for(8 * chunks)),
+              2 * (1 + std::log2(static_cast<double>(chunks))));
+}
+
+TEST(Diffusion, TheStateBesideTheLatentsIsPaidFor) {
+  const auto compressor = method(", slots: latents+state, chunk: 16");
+  stir(*compressor);
+  const Tokens one = random_tokens(16, 1), two = random_tokens(32, 1);
+  const auto read = [&](const Tokens& text) { return slots(compress(*compressor, {text}).memory, 0); };
+  const Tensor before = read(two), alone = read(one);
+  {
+    const at::NoGradGuard no_grad;
+    compressor->named_parameters()["state_out.weight"].mul_(2);
+  }
+  EXPECT_TRUE(at::equal(read(one), alone)) << "one chunk reads no state";
+  const Tensor after = read(two);
+  ASSERT_EQ(after.size(0), 8);  // two of the state, and four of the oldest slots merged to two
+  EXPECT_GT(worst(after.slice(0, 0, 2), before.slice(0, 0, 2)), 1e-4);
+  EXPECT_TRUE(at::equal(after.slice(0, 2), before.slice(0, 2)));
 }
 
 TEST(Diffusion, RunsOnlyTheLayersItReads) {

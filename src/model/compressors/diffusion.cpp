@@ -62,9 +62,15 @@ Diffusion::Diffusion(Config config, CompressorSetup setup)
   }
   denoiser_ =
       register_module("denoiser", std::make_shared<Denoiser>(config_.denoiser_options(), seed, "denoiser"));
-  const bool reads_state = config_.slots == "state_only";
-  out_ = register_module("out", make_slot_head(reads_state ? width : width + latent, model, seed, "out"));
-  if (pca && !reads_state) start_along(*out_, directions.slice(0, 0, latent), width);
+  if (config_.reads_latents()) {
+    out_ = register_module("out", make_slot_head(width + latent, model, seed, "out"));
+    if (pca) start_along(*out_, directions.slice(0, 0, latent), width);
+  }
+  if (config_.reads_state())
+    state_out_ = register_module("state_out", make_slot_head(width, model, seed, "state_out"));
+  if (config_.slots == "log" || config_.slots == "latents+state")
+    merge_ = register_module("merge", std::make_shared<PairPool>(width + latent, config_.heads, Pool::kConcat,
+                                                                 seed, "merge", pca));
   if (config_.recon)
     parts_.up = register_module("up", std::make_shared<UpPath>(config_.path(), latent, seed, "up"));
   if (config_.position)
@@ -84,7 +90,7 @@ Needs Diffusion::needs() const {
 
 std::map<std::string, std::string> Diffusion::idle_parameters() const {
   std::map<std::string, std::string> idle;
-  if (config_.slots == "latents" && config_.bptt_steps == "last" && config_.steps > 1 && config_.state > 0)
+  if (!config_.reads_state() && config_.bptt_steps == "last" && config_.steps > 1 && config_.state > 0)
     for (const auto& item : denoiser_->state()->named_parameters())
       if (item.key() != "initial")
         idle["denoiser.state." + item.key()] =
@@ -112,28 +118,15 @@ Compressed Diffusion::compress(Context& context, const StepKey& key, const State
   const Tensor state = read_passes(pieces, context.batch(), run);
 
   Ledger ledger;
-  std::vector<Tensor> slots, masks, positions;
   for (const Piece& piece : pieces) {
-    const Places& latents = piece.encoded.latents();
-    if (config_.slots == "latents") {
-      slots.push_back(slots_of(piece.reversed, context.backbone()));
-      masks.push_back(latents.mask);
-      if (config_.slot_positions == "spread")
-        positions.push_back(latents.position + static_cast<double>(piece.chunk.index * config_.chunk));
-    }
     account(ledger, piece.encoded, piece.chunk);
     if (!key.training) continue;
     if (config_.denoise) add_denoise(ledger, piece, run);
     if (config_.recon) add_recon(ledger, piece);
     if (config_.position) add_position(ledger, piece);
   }
-  if (config_.slots == "state_only") {
-    const auto [vectors, mask] = state_slots(context, state);
-    slots = {vectors};
-    masks = {mask};
-  }
   Compressed result;
-  result.memory = lay_out_slots(context, setup_, config_.sink, slots, masks, positions);
+  result.memory = lay_out(context, pieces, state);
   check_budget(result.memory, context.lengths(), config_.ratio);
   result.aux = terms(ledger, run, result.memory.mask_BK.sum().item<int64_t>());
   return result;
@@ -257,18 +250,38 @@ Diffusion::Reversed Diffusion::reverse(const Piece& piece, int64_t pass, const T
   return out;
 }
 
-Tensor Diffusion::slots_of(const Reversed& reversed, const Backbone& backbone) const {
-  return out_->forward(at::cat({reversed.features_BKD, reversed.clean_BKZ}, -1), backbone);
+MemoryRule Diffusion::rule() const {
+  MemoryRule rule{.ratio = config_.ratio,
+                  .state = config_.reads_state() ? config_.state : 0,
+                  .slices = std::nullopt,
+                  .logarithmic = config_.slots == "log"};
+  if (!config_.reads_latents()) rule.slices = 0;
+  return rule;
 }
 
-std::pair<Tensor, Tensor> Diffusion::state_slots(const Context& context, const Tensor& state_BMD) const {
-  std::vector<int64_t> allowed;
-  for (const int64_t length : context.lengths()) allowed.push_back(slots_for(length));
-  const int64_t columns = allowed.empty() ? 0 : *std::max_element(allowed.begin(), allowed.end());
-  const Tensor vectors = out_->forward(state_BMD.slice(1, 0, columns), context.backbone());
-  const Tensor allowed_B = at::tensor(allowed, at::kLong).to(state_BMD.device());
-  const Tensor column_K = at::arange(columns, allowed_B.options());
-  return {vectors, column_K.unsqueeze(0) < allowed_B.unsqueeze(1)};
+Memory Diffusion::lay_out(const Context& context, const std::vector<Piece>& pieces,
+                          const Tensor& state_BMD) const {
+  SliceMemory memory(rule(), context.batch(), merge_.get(), {}, config_.chunk);
+  memory.buffer_BMD = state_BMD;
+  for (const Piece& piece : pieces) {
+    // Blocks are merged behind the channel: what is stored of old text is bounded by the rate, too.
+    const Tensor features =
+        at::cat({piece.reversed.features_BKD, piece.reversed.clean_BKZ}, -1).to(at::kFloat);
+    memory.add(piece.chunk, features, piece.chunk.from_the_end(piece.encoded.latents()));
+  }
+  const SliceMemory::View view = memory.view();
+  std::vector<Tensor> slots, masks, positions;
+  if (view.buffer_mask_BM.defined()) {
+    const Tensor read_BMD = state_BMD.slice(1, 0, view.buffer_mask_BM.size(1));
+    slots.push_back(state_out_->forward(read_BMD, context.backbone()));
+    masks.push_back(view.buffer_mask_BM);
+  }
+  if (view.y_BKD.defined()) {
+    slots.push_back(out_->forward(view.y_BKD, context.backbone()));
+    masks.push_back(view.mask_BK);
+    if (config_.slot_positions == "spread") positions.push_back(view.position_BK);
+  }
+  return lay_out_slots(context, setup_, config_.sink, slots, masks, positions);
 }
 
 CTXC_REGISTER_COMPRESSOR("diffusion", Diffusion,

@@ -11,6 +11,7 @@
 #include "model/blocks/latent_moments.h"
 #include "model/blocks/layer_mix.h"
 #include "model/blocks/row_noise.h"
+#include "model/blocks/slice_memory.h"
 #include "model/blocks/slot_head.h"
 #include "model/blocks/text_slice.h"
 #include "model/compressors/diffusion_config.h"
@@ -30,10 +31,7 @@ class Diffusion : public Compressor {
 
   Needs needs() const override;
   int64_t ratio() const override { return config_.ratio; }
-  int64_t slots_for(int64_t tokens) const override {
-    const int64_t all = (tokens + config_.ratio - 1) / config_.ratio;
-    return config_.slots == "state_only" ? std::min(all, config_.state) : all;
-  }
+  int64_t slots_for(int64_t tokens) const override { return rule().vectors_for(tokens, config_.chunk); }
   std::string config_yaml() const override { return dump_config(config_); }
   std::map<std::string, std::string> idle_parameters() const override;
   Compressed compress(Context& context, const StepKey& key, const State& in = {}) override;
@@ -91,9 +89,9 @@ class Diffusion : public Compressor {
   /// The state after all, where there is one.
   Tensor read_passes(std::vector<Piece>& pieces, int64_t batch, const Run& run) const;
   Reversed reverse(const Piece& piece, int64_t pass, const Tensor& state, const Run& run) const;
-  Tensor slots_of(const Reversed& reversed, const Backbone& backbone) const;
-  /// slots: state_only: the first vectors of the state, and which of them each row may read.
-  std::pair<Tensor, Tensor> state_slots(const Context& context, const Tensor& state_BMD) const;
+  MemoryRule rule() const;
+  /// What the decoder reads of the pieces and of the state after them.
+  Memory lay_out(const Context& context, const std::vector<Piece>& pieces, const Tensor& state_BMD) const;
 
   void account(Ledger& ledger, const Encoded& encoded, const TextSlice& chunk) const;
   void add_recon(Ledger& ledger, const Piece& piece) const;
@@ -115,7 +113,8 @@ class Diffusion : public Compressor {
   std::shared_ptr<Matrix> latent_, variance_;
   Tensor level_weight_D_, level_bias_, level_offset_Z_;
   std::shared_ptr<Denoiser> denoiser_;
-  std::shared_ptr<SlotHead> out_;  ///< of latents or, with slots: state_only, of the state
+  std::shared_ptr<SlotHead> out_, state_out_;  ///< of latents, of the state
+  std::shared_ptr<PairPool> merge_;            ///< of slots that are merged with each other
   DiffusionLossParts parts_;
   std::shared_ptr<LatentMoments> moments_;
   bool collapsed_ = false;

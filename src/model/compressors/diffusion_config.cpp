@@ -67,8 +67,11 @@ void describe_denoiser(DiffusionConfig& c, Fields& f) {
 
 void describe_output(DiffusionConfig& c, Fields& f) {
   f("slots", c.slots,
-    "what the decoder reads: every latent, or the integration state alone (constant in the text's length)")
-      .one_of({"latents", "state_only"});
+    "what the decoder reads: every latent; with several chunks the first state vectors too, the oldest slots "
+    "merged in pairs for them; the integration state alone (constant in the text's length); or blocks of "
+    "slots "
+    "merged like a binary counter, old text coarse, recent text fine")
+      .one_of({"latents", "latents+state", "state_only", "log"});
   f("slot_positions", c.slot_positions,
     "decoder positions: gapless behind the head, or at the mean source position")
       .one_of({"contiguous", "spread"});
@@ -175,12 +178,12 @@ void DiffusionConfig::check(const LlamaConfig& backbone) const {
              kl_ramp.size());
   CTXC_CHECK(noise.rope == "off" || pos == "rope", ErrorKind::kUsage, "set compressor.noise.rope: off",
              "compressor.noise.rope: integrated needs pos: rope (found pos: {})", pos);
-  CTXC_CHECK(slots == "latents" || (state > 0 && slot_positions == "contiguous"), ErrorKind::kUsage,
-             "set compressor.state above 0, and slot_positions: contiguous",
-             "compressor.slots: state_only reads the integration state, which stands nowhere in the text "
-             "(found state {}, "
-             "slot_positions: {})",
-             state, slot_positions);
+  CTXC_CHECK(
+      !reads_state() || (state > 0 && slot_positions == "contiguous"), ErrorKind::kUsage,
+      "set compressor.state above 0, and slot_positions: contiguous",
+      "compressor.slots: {} reads the integration state, which stands nowhere in the text (found state "
+      "{}, slot_positions: {})",
+      slots, state, slot_positions);
   CTXC_CHECK(!lam_per_dim || (channel == "vp" && passes == 1), ErrorKind::kUsage, "set lam_per_dim: false",
              "compressor.lam_per_dim: only with channel: vp and one pass (found channel: {}, passes {})",
              channel, passes);

@@ -50,6 +50,8 @@ struct DiffusionConfig {
   void check(const LlamaConfig& backbone) const;
 
   int64_t levels() const;  ///< S = log2 ratio
+  bool reads_state() const { return slots == "latents+state" || slots == "state_only"; }
+  bool reads_latents() const { return slots != "state_only"; }
   bool pools_views() const { return view_pool.value_or(passes > 1); }
   std::vector<int64_t> layers_read(const LlamaConfig& backbone) const;
   double lowest() const;  ///< lam_min

@@ -202,8 +202,11 @@ Terms Diffusion::terms(const Ledger& ledger, const Run& run, int64_t slots) {
   terms["vectors_read"] = scalar(static_cast<double>(slots), rates);
   terms["ratio_effective"] = scalar(ledger.tokens / static_cast<double>(slots), rates);
   if (!run.key.training) return terms;
-  if (full && config_.channel == "vp")
-    warn_of_collapse(tight.item<double>() < kCollapse * moments.rate.item<double>());
+  if (full && config_.channel == "vp") {
+    const bool collapsed = tight.item<double>() < kCollapse * moments.rate.item<double>();
+    terms["alarm_collapse"] = scalar(collapsed ? 1 : 0, rates);
+    warn_of_collapse(collapsed);
+  }
   if (config_.denoise) {
     const Tensor explained = 1 - ledger.error_T / ledger.power_T;
     for (int64_t i = 0; i < kDeciles; ++i) terms["explained_" + std::to_string(i)] = explained[i];

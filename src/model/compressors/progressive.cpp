@@ -8,7 +8,7 @@
 //   U <- GatedState(U; y): attention over [y ; U], gate, SwiGLU, norm [B, M_U, d]  blocks/gated_state
 //   slots = (W rms(y) + b) e_rms, buffer vectors = (W_u rms(U) + b_u) e_rms        blocks/slot_head
 // The decoder reads [head ; first M vectors of U ; slots], together at most ceil(N / r)
-// (compressors/progressive_memory). With P passes the whole source is read P times, r 4^(P - p) tokens a
+// (blocks/slice_memory). With P passes the whole source is read P times, r 4^(P - p) tokens a
 // latent in pass p, and only the last pass gives slots: early slices then know late ones. Terms: recon = 1 -
 // cos(up path of y, x) over real tokens, x detached; nce = InfoNCE between latents and the mean middle-layer
 // states of their tokens (blocks/contrast). Auto-encoding through the decoder is the data's
@@ -139,7 +139,7 @@ std::vector<Progressive::Piece> Progressive::read(const Context& context, const 
         const Tensor count_B = memory.next_update(slice.lengths, buffer);
         buffer = buffer_->update(buffer, piece.down.x_BKD, piece.down.latents(), everything, count_B);
       }
-      if (pass == config_.passes) memory.add(slice, piece.down);
+      if (pass == config_.passes) memory.add(slice, piece.down.x_BKD, piece.down.latents());
     }
   return pieces;
 }

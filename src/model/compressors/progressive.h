@@ -7,10 +7,10 @@
 #include "model/blocks/contrast.h"
 #include "model/blocks/down_path.h"
 #include "model/blocks/layer_mix.h"
+#include "model/blocks/slice_memory.h"
 #include "model/blocks/slot_head.h"
 #include "model/blocks/text_slice.h"
 #include "model/compressors/progressive_config.h"
-#include "model/compressors/progressive_memory.h"
 
 namespace ctxc {
 

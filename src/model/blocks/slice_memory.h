@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "model/blocks/ordered_merge.h"
-#include "model/blocks/scale_path.h"
 #include "model/blocks/text_slice.h"
 #include "model/compressor.h"
 
@@ -47,8 +46,9 @@ class SliceMemory {
   Tensor buffer_BMD;                                              ///< undefined before the first slice
   /// Number of the update of the buffer that a slice of these lengths brings, float [B].
   Tensor next_update(const std::vector<int64_t>& lengths, const Tensor& like);
-  /// The latents of a slice join; rows without tokens stay as they are.
-  void add(const TextSlice& slice, const ScaleDown::Result& down);
+  /// The latents of a slice join, ceil(tokens / ratio) of each row; `places` count from the slice's last
+  /// token. Rows without tokens stay as they are.
+  void add(const TextSlice& slice, const Tensor& y_BKD, const Places& places);
 
   struct View {
     Tensor y_BKD, position_BK, mask_BK;  ///< latents to be read, padded; positions as in LatentBlock

@@ -1,4 +1,4 @@
-#include "model/compressors/progressive_memory.h"
+#include "model/blocks/slice_memory.h"
 
 #include <algorithm>
 #include <bit>
@@ -25,7 +25,7 @@ LatentBlock joined(const std::vector<LatentBlock>& blocks) {
 const Tensor& entry(const State& state, const std::string& name) {
   const auto found = state.find(name);
   CTXC_CHECK(found != state.end(), ErrorKind::kUsage, "give the state that the method's last call returned",
-             "progressive: the state holds no '{}' (found {} entries)", name, state.size());
+             "memory: the state holds no '{}' (found {} entries)", name, state.size());
   return found->second;
 }
 
@@ -70,15 +70,14 @@ void SliceMemory::load(const State& in, int64_t slice_tokens) {
   const Tensor tokens = entry(in, "tokens").to(at::kCPU, at::kLong).contiguous();
   CTXC_CHECK(tokens.dim() == 1 && tokens.size(0) == static_cast<int64_t>(tokens_.size()), ErrorKind::kUsage,
              "continue with the texts the state was made from",
-             "progressive: the state is of another batch (found {} texts, expected {})", tokens.numel(),
+             "memory: the state is of another batch (found {} texts, expected {})", tokens.numel(),
              tokens_.size());
   for (size_t row = 0; row < tokens_.size(); ++row) {
     tokens_[row] = tokens.const_data_ptr<int64_t>()[row];
-    CTXC_CHECK(
-        tokens_[row] % slice_tokens == 0, ErrorKind::kUsage,
-        "give a text in parts of a multiple of compressor.chunk tokens; only the last may be shorter",
-        "progressive: the text in front ended inside a slice (found {} tokens, expected a multiple of {})",
-        tokens_[row], slice_tokens);
+    CTXC_CHECK(tokens_[row] % slice_tokens == 0, ErrorKind::kUsage,
+               "give a text in parts of a multiple of compressor.chunk tokens; only the last may be shorter",
+               "memory: the text in front ended inside a slice (found {} tokens, expected a multiple of {})",
+               tokens_[row], slice_tokens);
     slices_[row] = updates_[row] = tokens_[row] / slice_tokens;
   }
   if (rule_.state > 0) buffer_BMD = entry(in, "buffer");
@@ -133,8 +132,7 @@ LatentBlock SliceMemory::merge_pairs(const std::vector<LatentBlock>& blocks, int
           merged.position.squeeze(0), merged.size.squeeze(0), level};
 }
 
-void SliceMemory::add(const TextSlice& slice, const ScaleDown::Result& down) {
-  const Places& places = down.latents();
+void SliceMemory::add(const TextSlice& slice, const Tensor& y_BKD, const Places& places) {
   for (size_t b = 0; b < blocks_.size(); ++b) {
     if (slice.lengths[b] == 0) continue;
     const auto row = static_cast<int64_t>(b);
@@ -144,8 +142,8 @@ void SliceMemory::add(const TextSlice& slice, const ScaleDown::Result& down) {
     ++slices_[b];
     if (rule_.slices == int64_t{0}) continue;
     std::vector<LatentBlock>& blocks = blocks_[b];
-    const int64_t count = down.lengths[b];
-    blocks.push_back({down.x_BKD[row].slice(0, 0, count), places.position[row].slice(0, 0, count) + begin,
+    const int64_t count = ceil_div(slice.lengths[b], rule_.ratio);
+    blocks.push_back({y_BKD[row].slice(0, 0, count), places.position[row].slice(0, 0, count) + begin,
                       places.size[row].slice(0, 0, count), 0});
     if (rule_.logarithmic)
       for (int merges = std::countr_zero(static_cast<uint64_t>(slices_[b])); merges > 0; --merges) {
