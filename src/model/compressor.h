@@ -25,6 +25,9 @@ using Terms = std::map<std::string, Tensor>;
 /// Opaque, savable state of streaming methods.
 using State = std::map<std::string, Tensor>;
 
+class HiddenCache;  ///< model/hidden_cache.h
+struct HiddenRequest;
+
 /// A packed batch of contexts and their frozen hidden states, computed once and only for the layers asked
 /// for.
 class Context {
@@ -46,6 +49,8 @@ class Context {
   /// ForwardOptions). `piece` > 0: the base reads every row in pieces of that many tokens, each for itself
   /// from position 0, so that a text may be longer than its window and streams give what one call gives.
   std::vector<Tensor> hidden(const std::vector<int64_t>& indices, int64_t layers = 0, int64_t piece = 0);
+  /// hidden() reads from and adds to a cache on disk, which rounds to bfloat16 and must outlive this.
+  void use_cache(HiddenCache* cache) { disk_ = cache; }
   /// Input embeddings [P, D].
   Tensor embed() const;
   /// Another pass over these tokens, e.g. with adapters and memory tokens; nothing is cached.
@@ -54,8 +59,13 @@ class Context {
   }
 
  private:
+  /// The states of these rows, computed: [tokens of the rows, D] a layer.
+  std::vector<Tensor> compute(const HiddenRequest& request, const std::vector<size_t>& rows) const;
+  std::vector<Tensor> cached(const HiddenRequest& request) const;
+
   const Backbone& backbone_;
   std::vector<int64_t> lengths_, offsets_;
+  HiddenCache* disk_ = nullptr;
   Tensor ids_P_;
   int64_t padded_length_ = 0, cached_layers_ = -1, cached_piece_ = 0;
   std::map<int64_t, Tensor> cache_;

@@ -88,7 +88,8 @@ bool is_harmless(const std::string& key, const RunConfig& config) {
                                                     "train.save_every",
                                                     "train.keep",
                                                     "train.init_from",
-                                                    "train.init_partial"};
+                                                    "train.init_partial",
+                                                    "train.hidden_cache_gb"};
   if (config.train.schedule == "constant" && (key == "train.steps" || key == "train.epochs")) return true;
   return std::any_of(harmless.begin(), harmless.end(),
                      [&](const std::string& prefix) { return key.starts_with(prefix); });

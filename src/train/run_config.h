@@ -70,6 +70,8 @@ struct TrainSection {
   std::string gradient = "mean";
   std::string init_from;
   bool init_partial = false;
+  std::string hidden_cache;
+  double hidden_cache_gb = 20;
   int64_t log_every = 1, valid_every = 0, valid_batches = 8, samples = 4;
   int64_t save_every = 200, keep = 2;
   bool keep_best = true, deterministic = true;

@@ -103,6 +103,13 @@ void TrainSection::describe(Fields& f) {
   f("init_from", init_from, "checkpoint or run folder whose trained tensors this run starts from");
   f("init_partial", init_partial,
     "with init_from: tensors that the checkpoint lacks keep their fresh values (a higher ratio adds levels)");
+  f("hidden_cache", hidden_cache,
+    "folder that keeps the frozen states of the contexts (bfloat16), so that the base reads each once, over "
+    "several "
+    "runs too; empty = off");
+  f("hidden_cache_gb", hidden_cache_gb, "most of the disk that one file of hidden_cache may take")
+      .above(0)
+      .unit("GB");
   f("log_every", log_every, "steps between lines of log.jsonl").min(1);
   f("valid_every", valid_every, "steps between validations; 0 = only at the end").min(0);
   f("valid_batches", valid_batches, "micro-batches of a validation").min(1);

@@ -90,6 +90,10 @@ TrainingModel build_training_model(const RunConfig& config, const TrainingData& 
              "use the tokenizer that belongs to the base",
              "{}: the tokenizer has more tokens than the base has rows (found {}, expected at most {})",
              config.tokenizer_path(), data.tokenizer.vocab_size(), model.backbone->config().vocab_size);
+  if (!config.train.hidden_cache.empty())
+    model.hidden_cache =
+        std::make_shared<HiddenCache>(config.train.hidden_cache, *model.backbone,
+                                      static_cast<uint64_t>(1e9 * config.train.hidden_cache_gb));
   CompressorSetup setup = compressor_setup(config, model.backbone->config(), data.prompt);
   setup.embedding_VD = model.backbone->weights().at("model.embed_tokens.weight").detach();
   model.compressor = make_compressor(config.compressor, setup);

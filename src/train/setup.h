@@ -8,6 +8,7 @@
 #include "data/prompt.h"
 #include "data/source.h"
 #include "model/compressor.h"
+#include "model/hidden_cache.h"
 #include "train/optimizer.h"
 #include "train/run_config.h"
 
@@ -26,8 +27,9 @@ TrainingData open_training_data(const RunConfig& config);
 struct TrainingModel {
   std::shared_ptr<Backbone> backbone;
   std::shared_ptr<Compressor> compressor;
-  NamedTensors trainable;  ///< compressor.<name>, backbone.<name>; in this order
-  NamedTensors state;      ///< state.<name>: the method's buffers, kept beside the optimizer's
+  NamedTensors trainable;                     ///< compressor.<name>, backbone.<name>; in this order
+  std::shared_ptr<HiddenCache> hidden_cache;  ///< none without train.hidden_cache
+  NamedTensors state;  ///< state.<name>: the method's buffers, kept beside the optimizer's
 };
 /// Error kUsage if nothing is trainable.
 TrainingModel build_training_model(const RunConfig& config, const TrainingData& data);

@@ -35,6 +35,7 @@ Objectives make_objectives(const Weights& weights) {
 Terms weighted_loss(const TrainingModel& model, const Objectives& objectives, const Weights& weights,
                     const Batch& batch, Tensor& loss) {
   Context context(*model.backbone, batch);
+  context.use_cache(model.hidden_cache.get());
   Compressed compressed = model.compressor->compress(context, batch.key);
   Terms terms = std::move(compressed.aux);
   for (const auto& [name, objective] : objectives)
