@@ -53,9 +53,10 @@ int depth_gate_mix_backward(Type type, const StateList& states, const void* grad
 /// l_target and z = sum exp(l - max), [C], wide. A target outside of the vocabulary gives NaN.
 int cross_entropy_rows(Type type, void* logits, const int64_t* target, void* loss, void* z, int64_t rows,
                        int64_t vocabulary, bool gradient, Stream stream);
-/// loss [C] = sum p_T (log p_T - log p_S), wide; student logits [C, V] become p_S - p_T where `gradient`.
-int kl_rows(Type type, void* student, const void* teacher, void* loss, int64_t rows, int64_t vocabulary,
-            bool gradient, Stream stream);
+/// loss [C] = tau^2 sum p_T (log p_T - log p_S) of logits over tau, wide, or with `reverse` student and
+/// teacher exchanged; student logits [C, V] become its gradient where `gradient`.
+int kl_rows(Type type, void* student, const void* teacher, double tau, bool reverse, void* loss, int64_t rows,
+            int64_t vocabulary, bool gradient, Stream stream);
 
 /// y = w x / sqrt(mean(x^2) + eps) for rows x [R, D]; weight [D] of `weight_type` (that of x, or wide);
 /// inverse [R] wide.
@@ -69,5 +70,30 @@ int rms_norm_backward(Type type, Type weight_type, const void* grad_y, const voi
 int rope_qk(Type type, const void* q, const void* k, const void* cos, const void* sin, void* q_out,
             void* k_out, int64_t tokens, int q_heads, int k_heads, int head_width, int direction,
             Stream stream);
+
+/// Least amplitude of the noise that a predicted clean latent's epshat is divided by.
+constexpr double kLeastNoise = 1e-4;
+/// R rows of D elements of a latent; a log-SNR for each row [R] or (`each`) for each element [R, D]. Log-SNRs
+/// and their gradients are wide.
+struct LatentSize {
+  int64_t rows;
+  int width;
+  bool each;
+};
+/// z = sqrt(abar) clean + sqrt(1 - abar) eps; eps may be null (0).
+int diffuse(Type type, const void* clean, const void* log_snr, const void* eps, void* z, LatentSize size,
+            Stream stream);
+int diffuse_backward(Type type, const void* grad_z, const void* clean, const void* log_snr, const void* eps,
+                     void* grad_clean, void* grad_log_snr, LatentSize size, Stream stream);
+/// The clean estimate and z at the next level; next_log_snr and next are null in the last step.
+int ddim_update(Type type, const void* z, const void* predicted, const void* log_snr,
+                const void* next_log_snr, bool velocity, void* clean, void* next, LatentSize size,
+                Stream stream);
+/// grad_clean may be null (0); grad_next, next_log_snr and grad_next_log_snr are null without a next level.
+struct DdimGradients {
+  const void *grad_clean, *grad_next, *z, *predicted, *log_snr, *next_log_snr;
+  void *grad_z, *grad_predicted, *grad_log_snr, *grad_next_log_snr;
+};
+int ddim_update_backward(Type type, const DdimGradients& io, bool velocity, LatentSize size, Stream stream);
 
 }  // namespace ctxc::cuda

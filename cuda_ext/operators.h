@@ -30,12 +30,21 @@ std::tuple<Tensor, Tensor> depth_gate_mix_backward(const Tensor& grad_mixed_PD,
 
 std::tuple<Tensor, Tensor> cross_entropy_rows_(const Tensor& logits_CV, const Tensor& target_C,
                                                bool gradient);
-Tensor kl_rows_(const Tensor& student_CV, const Tensor& teacher_CV, bool gradient);
+Tensor kl_rows_(const Tensor& student_CV, const Tensor& teacher_CV, double tau, bool reverse, bool gradient);
 
 std::tuple<Tensor, Tensor> rms_norm_forward(const Tensor& x, const Tensor& weight_D, double eps);
 Tensor rms_norm_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight_D,
                          const Tensor& inverse);
 std::tuple<Tensor, Tensor> rope_qk(const Tensor& q_PHE, const Tensor& k_PGE, const Tensor& cos,
                                    const Tensor& sin, int64_t direction);
+
+Tensor diffuse(const Tensor& clean, const Tensor& log_snr, const std::optional<Tensor>& eps);
+std::tuple<Tensor, Tensor> diffuse_backward(const Tensor& grad_z, const Tensor& clean, const Tensor& log_snr,
+                                            const std::optional<Tensor>& eps);
+std::tuple<Tensor, Tensor> ddim_update(const Tensor& z, const Tensor& predicted, const Tensor& log_snr,
+                                       const std::optional<Tensor>& next_log_snr, bool velocity);
+std::tuple<Tensor, Tensor, Tensor, Tensor> ddim_update_backward(
+    const std::optional<Tensor>& grad_clean, const std::optional<Tensor>& grad_next, const Tensor& z,
+    const Tensor& predicted, const Tensor& log_snr, const std::optional<Tensor>& next_log_snr, bool velocity);
 
 }  // namespace ctxc::cuda

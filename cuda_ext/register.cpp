@@ -15,4 +15,8 @@ TORCH_LIBRARY_IMPL(ctxc, CUDA, m) {
   m.impl("rms_norm_forward", ctxc::cuda::rms_norm_forward);
   m.impl("rms_norm_backward", ctxc::cuda::rms_norm_backward);
   m.impl("rope_qk", ctxc::cuda::rope_qk);
+  m.impl("diffuse", ctxc::cuda::diffuse);
+  m.impl("diffuse_backward", ctxc::cuda::diffuse_backward);
+  m.impl("ddim_update", ctxc::cuda::ddim_update);
+  m.impl("ddim_update_backward", ctxc::cuda::ddim_update_backward);
 }

@@ -17,16 +17,18 @@ int cross_entropy_rows(Type type, void* logits, const int64_t* target, void* los
   });
 }
 
-int kl_rows(Type type, void* student, const void* teacher, void* loss, int64_t rows, int64_t vocabulary,
-            bool gradient, Stream stream) {
+int kl_rows(Type type, void* student, const void* teacher, double tau, bool reverse, void* loss, int64_t rows,
+            int64_t vocabulary, bool gradient, Stream stream) {
   if (rows == 0 || vocabulary == 0) return 0;
   return by_type(type, [&](auto element) {
     using T = decltype(element);
-    const auto kernel =
-        can_pack<T>(vocabulary, student, teacher) ? &kl_rows_kernel<T, kPackOf<T>> : &kl_rows_kernel<T, 1>;
+    const bool packs = can_pack<T>(vocabulary, student, teacher);
+    const auto forward = packs ? &kl_rows_kernel<T, kPackOf<T>, false> : &kl_rows_kernel<T, 1, false>,
+               reversed = packs ? &kl_rows_kernel<T, kPackOf<T>, true> : &kl_rows_kernel<T, 1, true>;
+    const auto kernel = reverse ? reversed : forward;
     return launch(kernel, dim3(static_cast<unsigned>(rows)), dim3(kVocabularyThreads), 0, cuda_stream(stream),
-                  static_cast<T*>(student), static_cast<const T*>(teacher), static_cast<Wide<T>*>(loss),
-                  vocabulary, gradient);
+                  static_cast<T*>(student), static_cast<const T*>(teacher), static_cast<Wide<T>>(tau),
+                  static_cast<Wide<T>*>(loss), vocabulary, gradient);
   });
 }
 

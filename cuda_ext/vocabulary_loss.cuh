@@ -95,43 +95,53 @@ __global__ void __launch_bounds__(kVocabularyThreads, 2)
   });
 }
 
-/// KL(teacher || student) = sum p_T (l_T - l_S) - log-sum-exp_T + log-sum-exp_S.
-template <class T, int kPack>
+/// KL(teacher || student) = sum p_T (l_T - l_S) - log-sum-exp_T + log-sum-exp_S of logits over tau, times
+/// tau^2; kReverse: KL(student || teacher).
+template <class T, int kPack, bool kReverse>
 __global__ void __launch_bounds__(kVocabularyThreads, 2)
-    kl_rows_kernel(T* student, const T* teacher, Wide<T>* loss, int64_t vocabulary, bool gradient) {
+    kl_rows_kernel(T* student, const T* teacher, Wide<T> tau, Wide<T>* loss, int64_t vocabulary,
+                   bool gradient) {
   using A = Wide<T>;
+  const A scale = A{1} / tau;
   CTXC_SHARED(A, scratch, 64);
   T* line = student + blockIdx.x * vocabulary;
   const T* guide = teacher + blockIdx.x * vocabulary;
   RunningSum<A> mine, guided;
-  A gap = 0;  // sum exp(l_T - top_T) (l_T - l_S), rescaled with the teacher's sum
+  RunningSum<A>& first = kReverse ? mine : guided;  // of the distribution that the mean is over
+  A gap = 0;  // sum exp(l - top) (l - l') over the first's logits l, rescaled with its sum
   for_packs<kPack>(vocabulary, [&](int64_t x) {
     const auto part = *reinterpret_cast<const Pack<T, kPack>*>(line + x);
     const auto lead = *reinterpret_cast<const Pack<T, kPack>*>(guide + x);
     CTXC_UNROLL
     for (int e = 0; e < kPack; ++e) {
-      const A own = wide(part.element[e]), other = wide(lead.element[e]), before = guided.top;
+      const A own = wide(part.element[e]) * scale, other = wide(lead.element[e]) * scale, before = first.top,
+              ahead = kReverse ? own : other, behind = kReverse ? other : own;
       mine.add(own);
       guided.add(other);
-      if (other > before) gap *= exp(before - other);
-      gap += exp(other - guided.top) * (other - own);
+      if (ahead > before) gap *= exp(before - ahead);
+      gap += exp(ahead - first.top) * (ahead - behind);
     }
   });
   const RunningSum<A> s = block_merge(mine, scratch);
   const RunningSum<A> t = block_merge(guided, scratch);
   // A thread without columns has top -inf and gap 0.
-  gap = block_sum(guided.top == -INFINITY ? A{0} : gap * exp(guided.top - t.top), scratch);
+  gap = block_sum(first.top == -INFINITY ? A{0} : gap * exp(first.top - (kReverse ? s : t).top), scratch);
   const A student_log = s.top + log(s.sum), teacher_log = t.top + log(t.sum);
-  if (threadIdx.x == 0) loss[blockIdx.x] = gap / t.sum - teacher_log + student_log;
+  const A divergence =
+      kReverse ? gap / s.sum - student_log + teacher_log : gap / t.sum - teacher_log + student_log;
+  if (threadIdx.x == 0) loss[blockIdx.x] = divergence * tau * tau;
   if (!gradient) return;
   for_packs<kPack>(vocabulary, [&](int64_t x) {
     auto& part = *reinterpret_cast<Pack<T, kPack>*>(line + x);
     const auto lead = *reinterpret_cast<const Pack<T, kPack>*>(guide + x);
     Pack<T, kPack> out = part;
     CTXC_UNROLL
-    for (int e = 0; e < kPack; ++e)
+    for (int e = 0; e < kPack; ++e) {
+      const A log_q = wide(out.element[e]) * scale - student_log,
+              log_p = wide(lead.element[e]) * scale - teacher_log;
       out.element[e] =
-          narrow<T>(exp(wide(out.element[e]) - student_log) - exp(wide(lead.element[e]) - teacher_log));
+          narrow<T>(tau * (kReverse ? exp(log_q) * (log_q - log_p - divergence) : exp(log_q) - exp(log_p)));
+    }
     part = out;
   });
 }

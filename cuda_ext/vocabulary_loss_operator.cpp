@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor> cross_entropy_rows_(const Tensor& logits_CV, const Te
   return {loss, z};
 }
 
-Tensor kl_rows_(const Tensor& student_CV, const Tensor& teacher_CV, bool gradient) {
+Tensor kl_rows_(const Tensor& student_CV, const Tensor& teacher_CV, double tau, bool reverse, bool gradient) {
   const c10::DeviceGuard guard(student_CV.device());
   check_logits(student_CV);
   TORCH_CHECK(
@@ -37,8 +37,8 @@ Tensor kl_rows_(const Tensor& student_CV, const Tensor& teacher_CV, bool gradien
       "ctxc: logits of student and teacher differ in shape or type");
   const Tensor teacher = teacher_CV.contiguous();
   Tensor loss = at::empty({student_CV.size(0)}, student_CV.options().dtype(wide(student_CV)));
-  check_started(kl_rows(type_of(student_CV), student_CV.mutable_data_ptr(), teacher.const_data_ptr(),
-                        loss.mutable_data_ptr(), student_CV.size(0), student_CV.size(1), gradient,
+  check_started(kl_rows(type_of(student_CV), student_CV.mutable_data_ptr(), teacher.const_data_ptr(), tau,
+                        reverse, loss.mutable_data_ptr(), student_CV.size(0), student_CV.size(1), gradient,
                         stream_of(student_CV)),
                 "kl_rows");
   return loss;

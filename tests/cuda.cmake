@@ -4,7 +4,8 @@ function(ctxc_cuda_host_test name)
 endfunction()
 ctxc_cuda_host_test(cuda_host_shim_test model SOURCES cuda/host_shim_test.cpp)
 ctxc_cuda_host_test(cuda_kernels_test model SOURCES cuda/sinkhorn_kernel_test.cpp cuda/depth_mix_kernel_test.cpp
-  cuda/vocabulary_loss_kernel_test.cpp cuda/norm_rope_kernel_test.cpp cuda/large_index_test.cpp)
+  cuda/vocabulary_loss_kernel_test.cpp cuda/norm_rope_kernel_test.cpp cuda/diffusion_step_kernel_test.cpp
+  cuda/large_index_test.cpp)
 ctxc_cuda_host_test(cuda_operators_test methods SOURCES cuda/operators_test.cpp)
 
 # The device path, with a libcuda.so.1 of the tests' own.

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -90,6 +91,11 @@ T atomicMax(T* address, T value) {
 template <class T>
 T atomicCAS(T* address, T expected, T value) {
   return ctxc::cuda::host::update(address, [&](T before) { return before == expected ? value : before; });
+}
+
+template <class T>
+T rsqrt(T x) {
+  return T{1} / std::sqrt(x);
 }
 
 template <class T>

@@ -24,7 +24,12 @@ struct Yaml::Node {
   std::string scalar = {};
   std::vector<Yaml> items = {};
   std::vector<std::pair<std::string, Yaml>> entries = {};
-  std::vector<std::pair<int, int>> key_marks = {};  ///< line and column of each entry's key
+  /// Where an entry's key stands; line 0 = where its value does.
+  struct KeyMark {
+    std::shared_ptr<const std::string> origin = nullptr;
+    int line = 0, column = 0;
+  };
+  std::vector<KeyMark> key_marks = {};
 
   std::string where(int at_line, int at_column) const {
     return at_line > 0 ? fmt::format("{}:{}:{}", *origin, at_line, at_column) : *origin;
@@ -96,7 +101,8 @@ class YamlBuilder : public YAML::EventHandler {
       check(stack_.back().keys.insert(value).second, mark,
             fmt::format("key '{}' appears twice in this map", value));
       stack_.back().key = value;
-      stack_.back().node->key_marks.push_back(position(mark));
+      const auto [line, column] = position(mark);
+      stack_.back().node->key_marks.push_back({origin_, line, column});
       return;
     }
     auto made = node(mark, Yaml::Kind::kScalar);
@@ -249,8 +255,9 @@ const Yaml* Yaml::find(std::string_view key) const {
 std::string Yaml::where_key(std::string_view key) const {
   for (size_t i = 0; i < node_->entries.size(); ++i) {
     if (node_->entries[i].first != key) continue;
-    const auto [line, column] = node_->key_marks[i];
-    return line > 0 ? node_->where(line, column) : node_->entries[i].second.where();
+    const Node::KeyMark& mark = node_->key_marks[i];
+    return mark.line > 0 ? Node{.origin = mark.origin}.where(mark.line, mark.column)
+                         : node_->entries[i].second.where();
   }
   return where();
 }
@@ -287,12 +294,48 @@ Yaml Yaml::with(std::string_view dotted_key, const Yaml& value) const {
                               [&](const auto& e) { return e.first == key; });
     if (entry == copy->entries.end()) {
       copy->entries.emplace_back(key, absent);
-      copy->key_marks.emplace_back(0, 0);
+      copy->key_marks.emplace_back();
       entry = copy->entries.end() - 1;
     }
     entry->second = below(entry->second);
     if (dot == std::string_view::npos)
-      copy->key_marks[static_cast<size_t>(entry - copy->entries.begin())] = {0, 0};
+      copy->key_marks[static_cast<size_t>(entry - copy->entries.begin())] = {};
+  }
+  Yaml result;
+  result.node_ = std::move(copy);
+  return result;
+}
+
+Yaml Yaml::over(const Yaml& parent) const {
+  if (kind() != Kind::kMap || parent.kind() != Kind::kMap) return *this;
+  auto copy = std::make_shared<Node>(*node_);
+  copy->entries = parent.entries();
+  copy->key_marks = parent.node_->key_marks;
+  for (size_t i = 0; i < entries().size(); ++i) {
+    const auto& [key, value] = entries()[i];
+    const auto entry = std::find_if(copy->entries.begin(), copy->entries.end(),
+                                    [&](const auto& inherited) { return inherited.first == key; });
+    const auto index = static_cast<size_t>(entry - copy->entries.begin());
+    if (entry == copy->entries.end()) {
+      copy->entries.emplace_back(key, value);
+      copy->key_marks.emplace_back();
+    } else {
+      entry->second = value.over(entry->second);
+    }
+    copy->key_marks[index] = node_->key_marks[i];
+  }
+  Yaml result;
+  result.node_ = std::move(copy);
+  return result;
+}
+
+Yaml Yaml::without(std::string_view key) const {
+  auto copy = std::make_shared<Node>(*node_);
+  for (size_t i = 0; i < copy->entries.size(); ++i) {
+    if (copy->entries[i].first != key) continue;
+    copy->entries.erase(copy->entries.begin() + static_cast<std::ptrdiff_t>(i));
+    copy->key_marks.erase(copy->key_marks.begin() + static_cast<std::ptrdiff_t>(i));
+    break;
   }
   Yaml result;
   result.node_ = std::move(copy);

@@ -19,7 +19,8 @@ struct YamlLimits {
 
 class YamlBuilder;
 
-/// A node of a parsed document. Cheap to copy (shared, immutable but for with()).
+/// A node of a parsed document. Cheap to copy (shared, immutable: with(), over() and without() make new
+/// ones).
 class Yaml {
  public:
   enum class Kind { kNull, kScalar, kList, kMap };
@@ -43,6 +44,11 @@ class Yaml {
   /// This document with `dotted.key` set to `value`: maps on the way are made, list items are numbers (the
   /// number after the last appends). Error kUsage, at value's where(), if a scalar stands in the way.
   Yaml with(std::string_view dotted_key, const Yaml& value) const;
+  /// This document over `parent`: maps merge key by key, anything else of this one takes the place of the
+  /// parent's. Every value and key keeps its own position.
+  Yaml over(const Yaml& parent) const;
+  /// This map without `key`, if it has it.
+  Yaml without(std::string_view key) const;
 
  private:
   friend class YamlBuilder;

@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
+#include "model/kernels/vocabulary_loss.h"
 
 namespace ctxc {
 namespace {
@@ -11,25 +12,15 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/// Value [C] and gradient [C, V] of the divergence of one chunk.
-struct Divergences {
-  Tensor value_C, grad_CV;
-};
-
-Divergences divergence_of(const Tensor& student_CV, const Tensor& teacher_CV, Divergence kind, double tau) {
-  if (kind == Divergence::kLogitMse) {
-    const Tensor gap_CV = student_CV - teacher_CV;
-    return {gap_CV.square().mean(1), gap_CV * (2.0 / static_cast<double>(gap_CV.size(1)))};
-  }
-  const Tensor log_q = at::log_softmax(student_CV / tau, 1), log_p = at::log_softmax(teacher_CV / tau, 1);
-  const Tensor q = log_q.exp();
-  if (kind == Divergence::kForwardKl) {
-    const Tensor p = log_p.exp();
-    return {(p * (log_p - log_q)).sum(1) * (tau * tau), (q - p) * tau};
-  }
-  const Tensor ratio = log_q - log_p;
-  const Tensor kl_C1 = (q * ratio).sum(1, /*keepdim=*/true);
-  return {kl_C1.squeeze(1) * (tau * tau), q * (ratio - kl_C1) * tau};
+/// Value [C] of the divergence of one chunk; with `want_grad` its gradient [C, V] takes the place of the
+/// student's logits.
+Tensor divergence_of(Tensor& student_CV, const Tensor& teacher_CV, Divergence kind, double tau,
+                     bool want_grad) {
+  if (kind != Divergence::kLogitMse)
+    return kl_rows_(student_CV, teacher_CV, tau, kind == Divergence::kReverseKl, want_grad);
+  const Tensor gap_CV = student_CV.to(at::kFloat) - teacher_CV.to(at::kFloat);
+  student_CV = gap_CV * (2.0 / static_cast<double>(gap_CV.size(1)));
+  return gap_CV.square().mean(1);
 }
 
 struct Outcome {
@@ -44,31 +35,26 @@ Outcome run(const DistillRows& rows, const Tensor& weight_VD, Divergence kind, d
   Outcome outcome{at::zeros({}, numbers.dtype(at::kDouble)), at::zeros({count}, numbers),
                   at::zeros({count}, numbers), want_grad ? at::empty_like(rows.student_MD) : Tensor()};
   const auto logits = [&](const Tensor& hidden_CD) {
-    return at::linear(hidden_CD.to(weight_VD.scalar_type()), weight_VD).to(at::kFloat);
+    return at::linear(hidden_CD.to(weight_VD.scalar_type()), weight_VD);
   };
   for (int64_t begin = 0; begin < count; begin += chunk) {
     const int64_t size = std::min(chunk, count - begin);
     const auto part = [&](const Tensor& tensor) { return tensor.narrow(0, begin, size); };
-    const Tensor student_CV = logits(part(rows.student_MD));
+    Tensor student_CV = logits(part(rows.student_MD)), aligned_CV;
     const Tensor align_C = part(rows.align_M), ce_C = part(rows.ce_M);
-    const Tensor target_C1 = part(rows.target_M).unsqueeze(1);
-    const Tensor log_q = at::log_softmax(student_CV, 1);
-    const Tensor nll_C = -log_q.gather(1, target_C1).squeeze(1);
+    if (align_C.any().item<bool>()) {
+      aligned_CV = student_CV.clone();
+      const Tensor value_C = divergence_of(aligned_CV, logits(part(rows.teacher_MD)), kind, tau, want_grad);
+      part(outcome.align_M).copy_(value_C.masked_fill(align_C == 0, 0));
+      outcome.loss += (value_C * align_C).sum(at::kDouble);
+    }
+    const auto [nll_C, z_C] = cross_entropy_rows_(student_CV, part(rows.target_M), want_grad);
     part(outcome.nll_M).copy_(nll_C);
     outcome.loss += (nll_C * ce_C).sum(at::kDouble);
-    Tensor grad_CV;
-    if (want_grad) {
-      grad_CV = log_q.exp();
-      grad_CV.scatter_add_(1, target_C1, at::full_like(target_C1, -1, numbers));
-      grad_CV.mul_(ce_C.unsqueeze(1));
-    }
-    if (align_C.any().item<bool>()) {
-      const Divergences found = divergence_of(student_CV, logits(part(rows.teacher_MD)), kind, tau);
-      part(outcome.align_M).copy_(found.value_C.masked_fill(align_C == 0, 0));
-      outcome.loss += (found.value_C * align_C).sum(at::kDouble);
-      if (want_grad) grad_CV.addcmul_(found.grad_CV, align_C.unsqueeze(1));
-    }
-    if (want_grad) part(outcome.grad_MD).copy_(at::mm(grad_CV.to(weight_VD.scalar_type()), weight_VD));
+    if (!want_grad) continue;
+    student_CV.mul_((ce_C / z_C).unsqueeze(1));
+    if (aligned_CV.defined()) student_CV.add_(aligned_CV.mul_(align_C.unsqueeze(1)));
+    part(outcome.grad_MD).copy_(at::mm(student_CV, weight_VD));
   }
   outcome.loss = outcome.loss.to(at::kFloat);
   return outcome;

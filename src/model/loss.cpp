@@ -75,14 +75,15 @@ Outcome run_ce(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& t
 Outcome run_kl(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& teacher_MD,
                const Tensor& teacher_weight_VD, int64_t chunk, bool with_gradients) {
   const auto rows = static_cast<double>(hidden_MD.size(0));
-  return by_blocks(
-      hidden_MD, weight_VD, chunk, with_gradients,
-      [&](const Tensor& block_CV, int64_t begin, int64_t count, bool gradient) {
-        const Tensor states_CD = teacher_MD.narrow(0, begin, count).to(teacher_weight_VD.scalar_type());
-        const Tensor teacher_CV = at::linear(states_CD, teacher_weight_VD);
-        const Tensor loss_C = kl_rows_(block_CV, teacher_CV.to(block_CV.scalar_type()), gradient);
-        return BlockLoss<double>{loss_C.sum(at::kDouble), 1 / rows};
-      });
+  return by_blocks(hidden_MD, weight_VD, chunk, with_gradients,
+                   [&](const Tensor& block_CV, int64_t begin, int64_t count, bool gradient) {
+                     const Tensor states_CD =
+                         teacher_MD.narrow(0, begin, count).to(teacher_weight_VD.scalar_type());
+                     const Tensor teacher_CV = at::linear(states_CD, teacher_weight_VD);
+                     const Tensor loss_C = kl_rows_(block_CV, teacher_CV.to(block_CV.scalar_type()),
+                                                    /*tau=*/1, /*reverse=*/false, gradient);
+                     return BlockLoss<double>{loss_C.sum(at::kDouble), 1 / rows};
+                   });
 }
 
 /// Backward of a loss whose gradients were formed in the forward pass.

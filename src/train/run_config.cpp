@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <set>
 
+#include "core/config_file.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "model/compressor.h"
@@ -179,7 +180,7 @@ RunConfig resolve_run_config(Yaml document, const std::vector<std::string>& over
 }
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
-  return resolve_run_config(Yaml::load(path), overrides);
+  return resolve_run_config(load_config_file(path), overrides);
 }
 
 std::string run_config_help(const std::string& key) {

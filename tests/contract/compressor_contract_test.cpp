@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "core/config_file.h"
 #include "model/budget.h"
 #include "model/objective.h"
 #include "testing.h"
@@ -69,7 +70,7 @@ class CompressorContract : public ::testing::TestWithParam<std::string> {
   Yaml section() const {
     const auto path = testing::root() / "configs" / (GetParam() + "_tiny.yaml");
     if (std::filesystem::exists(path)) {
-      const Yaml config = Yaml::load(path.string());
+      const Yaml config = load_config_file(path.string());
       if (const Yaml* found = config.find("compressor")) return *found;
     }
     return Yaml::parse("name: " + GetParam(), "contract");
@@ -99,7 +100,7 @@ class CompressorContract : public ::testing::TestWithParam<std::string> {
   std::map<std::string, double> weights() const {
     const auto path = testing::root() / "configs" / (GetParam() + "_tiny.yaml");
     if (!std::filesystem::exists(path)) return {{"ce", 1}};
-    const Yaml config = Yaml::load(path.string());
+    const Yaml config = load_config_file(path.string());
     const Yaml* objective = config.find("objective");
     std::map<std::string, double> weights;
     if (!objective) return {{"ce", 1}};

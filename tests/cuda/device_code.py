@@ -16,7 +16,8 @@ import sys
 
 EM_CUDA = 190
 THREADS = {"sinkhorn": 256, "state_products": 1024, "weighted_states": 1024, "depth_gate_mix": 1024,
-           "cross_entropy_rows": 512, "kl_rows": 512, "rms_norm": 256, "rope_qk": 256}
+           "cross_entropy_rows": 512, "kl_rows": 512, "rms_norm": 256, "rope_qk": 256,
+           "diffuse": 256, "ddim_update": 256}
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)'\n.*?\n\s*(\d+) bytes stack frame, (\d+) bytes spill "
                    r"stores, (\d+) bytes spill loads\n.*?Used (\d+) registers([^\n]*)")
 

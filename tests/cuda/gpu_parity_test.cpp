@@ -9,8 +9,10 @@
 #include "model/compressor.h"
 #include "model/device.h"
 #include "model/kernels/depth_mix.h"
+#include "model/kernels/diffusion_step.h"
 #include "model/kernels/norm_rope.h"
 #include "model/kernels/sinkhorn.h"
+#include "model/kernels/vocabulary_loss.h"
 #include "model/loss.h"
 
 namespace ctxc {
@@ -117,6 +119,19 @@ TEST(GpuParity, VocabularyLosses) {
   }
 }
 
+TEST(GpuParity, Divergences) {
+  NEEDS_GPU();
+  for (const int64_t vocabulary : {128256, 1001})
+    for (const bool reverse : {false, true}) {
+      const Tensor student = uniform({9, vocabulary}, 1, -6, 6), teacher = uniform({9, vocabulary}, 2, -6, 6);
+      const Tensor block = student.clone(), there = student.to(*gpu(), at::kFloat);
+      const Tensor expected = kl_rows_(block, teacher, 2.5, reverse, true),
+                   found = kl_rows_(there, teacher.to(*gpu(), at::kFloat), 2.5, reverse, true);
+      EXPECT_LT((found.to(at::kCPU, at::kDouble) - expected).abs().max().item<double>(), 1e-4) << vocabulary;
+      EXPECT_LT((there.to(at::kCPU, at::kDouble) - block).abs().max().item<double>(), 1e-5) << vocabulary;
+    }
+}
+
 TEST(GpuParity, NormAndRope) {
   NEEDS_GPU();
   for (const int64_t width : {4096, 37})
@@ -129,6 +144,26 @@ TEST(GpuParity, NormAndRope) {
             const auto [q, k] = rope_qk(t[0], t[1], t[2], t[3]);
             return std::vector<Tensor>{q, k};
           });
+}
+
+TEST(GpuParity, DiffusionStep) {
+  NEEDS_GPU();
+  for (const bool each : {false, true})
+    for (const Prediction kind : {Prediction::kVelocity, Prediction::kClean})
+      for (const int64_t width : {512, 37}) {
+        const std::vector<int64_t> shape = {3, 70, width}, levels = {3, 70, each ? width : 1};
+        const auto level = [&](uint64_t index) {
+          const Tensor values = uniform(levels, index, -3, 3);
+          return each ? values : values.squeeze(-1);
+        };
+        compare("diffusion", {uniform(shape, 1), uniform(shape, 2), level(3), level(4), uniform(shape, 5)}, 4,
+                [kind](const std::vector<Tensor>& t) {
+                  const Tensor z = diffuse(t[0], t[2], t[4]);
+                  const auto [clean, next] = ddim_update(z, t[1], t[2], t[3], kind);
+                  return std::vector<Tensor>{z, clean, next,
+                                             std::get<0>(ddim_update(next, t[1], t[3], {}, kind))};
+                });
+      }
 }
 
 TEST(GpuParity, ABackboneReadsAlike) {

@@ -5,6 +5,7 @@
 
 // The kernels themselves: nothing but a single block can be run on tensors of this size here.
 #include "cuda_ext/depth_mix.cuh"
+#include "cuda_ext/diffusion_step.cuh"
 #include "cuda_ext/norm_rope.cuh"
 #include "cuda_ext/sinkhorn.cuh"
 #include "cuda_ext/vocabulary_loss.cuh"
@@ -121,6 +122,54 @@ TEST(LargeIndex, VocabularyLoss) {
   EXPECT_NEAR(loss[kLast], std::log(static_cast<double>(kVocabulary)), 1e-4);
   EXPECT_EQ(wide(logits[first]), 1);
   EXPECT_NEAR(wide(logits[first + kVocabulary - 1]), 1 - kVocabulary, 512);
+}
+
+TEST(LargeIndex, DiffusionStep) {
+  const int64_t first = int64_t{kRow} * kWidth;  // kRow is a multiple of the rows of a block
+  const Sparse<float> z(first + kWidth), predicted(first + kWidth), clean(first + kWidth),
+      next(first + kWidth), level(kRow + 1), grad_level(kRow + 1);
+  NEEDS(z);
+  NEEDS(predicted);
+  NEEDS(clean);
+  NEEDS(next);
+  z[first + 4095] = 2;
+  const unsigned block = kRow / kDiffusionRows;
+  const float half = std::sqrt(0.5f);
+  run_one(block, block + 1, kDiffusionThreads, 0, [&] {
+    ddim_update_kernel<float, 4, false>(z.data(), predicted.data(), level.data(), level.data(), true,
+                                        clean.data(), next.data(), kRow + 1, kWidth);
+  });
+  EXPECT_FLOAT_EQ(clean[first + 4095], 2 * half);
+  EXPECT_FLOAT_EQ(next[first + 4095], 2);
+  run_one(block, block + 1, kDiffusionThreads, 0, [&] {
+    diffuse_kernel<float, 4, false>(z.data(), level.data(), nullptr, next.data(), kRow + 1, kWidth);
+  });
+  EXPECT_FLOAT_EQ(next[first + 4095], 2 * half);
+  predicted[first + 4095] = 1;  // as the gradient of z and of the estimate
+  run_one(block, block + 1, kDiffusionThreads, 0, [&] {
+    diffuse_backward_kernel<float, 4, false>(predicted.data(), z.data(), level.data(), nullptr, clean.data(),
+                                             grad_level.data(), kRow + 1, kWidth);
+  });
+  EXPECT_FLOAT_EQ(clean[first + 4095], half);
+  EXPECT_FLOAT_EQ(grad_level[kRow], half / 2);
+  run_one(block, block + 1, kDiffusionThreads, 0, [&] {
+    ddim_update_backward_kernel<float, 4, false>({.grad_clean = predicted.data(),
+                                                  .grad_next = nullptr,
+                                                  .z = z.data(),
+                                                  .predicted = z.data(),
+                                                  .log_snr = level.data(),
+                                                  .next_log_snr = nullptr,
+                                                  .velocity = true,
+                                                  .grad_z = clean.data(),
+                                                  .grad_predicted = next.data(),
+                                                  .grad_log_snr = grad_level.data(),
+                                                  .grad_next_log_snr = nullptr,
+                                                  .rows = kRow + 1,
+                                                  .width = kWidth});
+  });
+  EXPECT_FLOAT_EQ(clean[first + 4095], half);
+  EXPECT_FLOAT_EQ(next[first + 4095], -half);
+  EXPECT_FLOAT_EQ(grad_level[kRow], half);
 }
 
 TEST(LargeIndex, Sinkhorn) {

@@ -22,9 +22,9 @@ std::vector<Tensor> ce_kernel(const Tensor& logits, const Tensor& target) {
   return {loss, z, block};
 }
 
-std::vector<Tensor> kl_kernel(const Tensor& student, const Tensor& teacher) {
+std::vector<Tensor> kl_kernel(const Tensor& student, const Tensor& teacher, double tau, bool reverse) {
   const Tensor block = student.clone();
-  const Tensor loss = cuda::kl_rows_(block, teacher, true);
+  const Tensor loss = cuda::kl_rows_(block, teacher, tau, reverse, true);
   return {loss, block};
 }
 
@@ -53,26 +53,37 @@ TEST(VocabularyLossKernel, CrossEntropyEqualsTheReference) {
 TEST(VocabularyLossKernel, KlEqualsTheReference) {
   for (const auto& [rows, vocabulary] :
        {std::pair<int64_t, int64_t>{3, 1}, {4, 5}, {3, 29}, {2, 1000}, {2, 4104}})
-    for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
-      const Tensor student = uniform({rows, vocabulary}, 1, -6, 6, dtype),
-                   teacher = uniform({rows, vocabulary}, 2, -6, 6, dtype);
-      const auto found = testing::under_all_schedules([&] { return kl_kernel(student, teacher); });
-      Tensor block = student.to(at::kDouble, false, /*copy=*/true);
-      const Tensor loss = kl_rows_(block, teacher.to(at::kDouble), true);
-      EXPECT_LT((found[0].to(at::kDouble) - loss).abs().max().item<double>(),
-                dtype == at::kDouble ? 1e-12 : 2e-5);
-      EXPECT_LT((found[1].to(at::kDouble) - block).abs().max().item<double>(), testing::tolerance(dtype));
-    }
+    for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16})
+      for (const bool reverse : {false, true})
+        for (const double tau : {1.0, 2.5}) {
+          if (reverse && tau == 1) continue;
+          const Tensor student = uniform({rows, vocabulary}, 1, -6, 6, dtype),
+                       teacher = uniform({rows, vocabulary}, 2, -6, 6, dtype);
+          const auto found =
+              testing::under_all_schedules([&] { return kl_kernel(student, teacher, tau, reverse); });
+          Tensor block = student.to(at::kDouble, false, /*copy=*/true);
+          const Tensor loss = kl_rows_(block, teacher.to(at::kDouble), tau, reverse, true);
+          EXPECT_LT((found[0].to(at::kDouble) - loss).abs().max().item<double>(),
+                    dtype == at::kDouble ? 1e-12 : 5e-5)
+              << vocabulary << dtype << reverse << tau;
+          EXPECT_LT((found[1].to(at::kDouble) - block).abs().max().item<double>(), testing::tolerance(dtype))
+              << vocabulary << dtype << reverse << tau;
+        }
 }
 
 TEST(VocabularyLossKernel, KlGradientEqualsFiniteDifferences) {
   const Tensor student = uniform({2, 9}, 1, -2, 2), teacher = uniform({2, 9}, 2, -2, 2);
-  const Tensor numeric = numeric_gradient(
-      [&](const Tensor& x) { return cuda::kl_rows_(x.clone(), teacher, false).sum().item<double>(); },
-      student);
-  EXPECT_LT(relative_difference(kl_kernel(student, teacher)[1], numeric), 1e-8);
-  const Tensor same = cuda::kl_rows_(student.clone(), student, false);
-  EXPECT_LT(same.abs().max().item<double>(), 1e-14);
+  for (const bool reverse : {false, true})
+    for (const double tau : {1.0, 1.7}) {
+      const Tensor numeric = numeric_gradient(
+          [&](const Tensor& x) {
+            return cuda::kl_rows_(x.clone(), teacher, tau, reverse, false).sum().item<double>();
+          },
+          student);
+      EXPECT_LT(relative_difference(kl_kernel(student, teacher, tau, reverse)[1], numeric), 1e-8);
+      const Tensor same = cuda::kl_rows_(student.clone(), student, tau, reverse, false);
+      EXPECT_LT(same.abs().max().item<double>(), 1e-14);
+    }
 }
 
 TEST(VocabularyLossKernel, CrossEntropyGradientEqualsFiniteDifferences) {
@@ -110,13 +121,13 @@ TEST(VocabularyLossKernel, NaNAndStrangeTargetsAreSeen) {
 TEST(VocabularyLossKernel, NoRowsNoGradientMisfits) {
   const Tensor none = at::zeros({0, 7}, at::kFloat);
   EXPECT_EQ(std::get<0>(cuda::cross_entropy_rows_(none, at::zeros({0}, at::kLong), true)).numel(), 0);
-  EXPECT_EQ(cuda::kl_rows_(none, none, true).numel(), 0);
+  EXPECT_EQ(cuda::kl_rows_(none, none, 1, false, true).numel(), 0);
   const Tensor logits = uniform({3, 7}, 1, -1, 1, at::kFloat), kept = logits.clone();
   cuda::cross_entropy_rows_(logits, targets(3, 7), false);
   EXPECT_TRUE(at::equal(logits, kept));
   EXPECT_THROW(cuda::cross_entropy_rows_(logits, targets(2, 7), false), c10::Error);
   EXPECT_THROW(cuda::cross_entropy_rows_(logits.t(), targets(7, 3), false), c10::Error);
-  EXPECT_THROW(cuda::kl_rows_(logits, logits.to(at::kDouble), false), c10::Error);
+  EXPECT_THROW(cuda::kl_rows_(logits, logits.to(at::kDouble), 1, false, false), c10::Error);
 }
 
 }  // namespace

@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include "core/config_file.h"
 #include "core/error.h"
+#include "core/file.h"
 #include "core/yaml_text.h"
+#include "testing.h"
 #include "throws.h"
 
 namespace ctxc {
@@ -111,6 +114,56 @@ TEST(Yaml, OverridesSetMakeAndAppend) {
   EXPECT_EQ(doc.find("train")->find("lr")->where(), "override 'train.lr=2e-4'");
   EXPECT_EQ(doc.find("train")->where_key("lr"), "override 'train.lr=2e-4'");
   EXPECT_EQ(doc.where_key("train"), "f.yaml:1:1");
+}
+
+TEST(Yaml, OverMergesMapsAndKeepsPositions) {
+  const Yaml parent = Yaml::parse("a: {x: 1, y: 2}\nlist: [1, 2, 3]\nonly: here\n", "parent.yaml"),
+             child = Yaml::parse("list: [4]\na:\n  y: 5\n  z: 6\nnew: ~\n", "child.yaml");
+  const Yaml merged = child.over(parent);
+  const Yaml& a = *merged.find("a");
+  EXPECT_EQ(a.find("x")->where(), "parent.yaml:1:8");
+  EXPECT_EQ(a.where_key("x"), "parent.yaml:1:5");
+  EXPECT_EQ(a.find("y")->scalar(), "5");
+  EXPECT_EQ(a.find("y")->where(), "child.yaml:3:6");
+  EXPECT_EQ(a.where_key("y"), "child.yaml:3:3");
+  EXPECT_EQ(a.where_key("z"), "child.yaml:4:3");
+  EXPECT_EQ(merged.find("list")->items().size(), 1u);
+  EXPECT_EQ(merged.where_key("only"), "parent.yaml:3:1");
+  EXPECT_TRUE(merged.find("new")->is_null());
+  EXPECT_EQ(merged.without("a").find("a"), nullptr);
+  EXPECT_EQ(merged.without("a").where_key("new"), "child.yaml:5:1");
+  EXPECT_EQ(merged.with("a.x", Yaml::parse("9", "f")).find("a")->find("x")->scalar(), "9");
+  EXPECT_EQ(Yaml::parse("[1]", "f").over(parent).kind(), Yaml::Kind::kList);
+}
+
+TEST(ConfigFile, ExtendsOthersByRelativePath) {
+  const testing::TempDir temp;
+  const auto write = [&](const std::string& name, const std::string& text) {
+    std::filesystem::create_directories((temp / name).parent_path());
+    write_file_atomic((temp / name).string(), text);
+    return (temp / name).string();
+  };
+  write("base.yaml", "train: {lr: 1, steps: 2}\n");
+  write("middle.yaml", "extends: base.yaml\ntrain: {steps: 3}\n");
+  const Yaml leaf = load_config_file(write("sub/leaf.yaml", "extends: ../middle.yaml\ntrain: {batch: 4}\n"));
+  EXPECT_EQ(leaf.find("extends"), nullptr);
+  const Yaml& train = *leaf.find("train");
+  EXPECT_EQ(train.find("lr")->scalar() + train.find("steps")->scalar() + train.find("batch")->scalar(),
+            "134");
+  EXPECT_EQ(train.find("steps")->where(), (temp / "middle.yaml").string() + ":2:16");
+
+  const std::string self = write("self.yaml", "extends: self.yaml\n");
+  expect_error(ErrorKind::kUsage, self + ":1:10: extends: the file extends itself",
+               [&] { load_config_file(self); });
+  write("one.yaml", "extends: two.yaml\n");
+  const std::string two = write("two.yaml", "extends: one.yaml\n");
+  expect_error(ErrorKind::kUsage, "the file extends itself", [&] { load_config_file(two); });
+  const std::string lost = write("lost.yaml", "extends: nowhere.yaml\n");
+  expect_error(ErrorKind::kUsage, lost + ":1:10: extends: no such file", [&] { load_config_file(lost); });
+  for (const char* wrong : {"extends: [base.yaml]\n", "extends: ~\n", "extends: ''\n"}) {
+    const std::string file = write("wrong.yaml", wrong);
+    expect_error(ErrorKind::kUsage, "extends: wrong type", [&] { load_config_file(file); });
+  }
 }
 
 TEST(Yaml, BadOverrides) {

@@ -9,10 +9,6 @@
 namespace ctxc {
 namespace {
 
-Tensor per_dimension(const Tensor& levels, const Tensor& values) {
-  return levels.dim() == values.dim() ? levels : levels.unsqueeze(-1);
-}
-
 PassView degrade_pairs(const PassView& later, double delta, const Tensor& eps_BKZ) {
   const Tensor mask_BK2 = in_pairs(later.mask_BK), real = mask_BK2.to(later.latent_BKZ.scalar_type());
   const Tensor inverse_snr = in_pairs(-later.log_snr_BK).exp() * real;
@@ -45,12 +41,6 @@ double lowest_log_snr(double rho, int64_t ratio, int64_t latent_width) {
       "(expected within +-{})",
       rho, lam, ratio, latent_width, kLogSnrBound);
   return lam;
-}
-
-Tensor diffuse(const Tensor& clean_BKZ, const Tensor& log_snr, const Tensor& eps_BKZ) {
-  const Tensor lam = per_dimension(log_snr, clean_BKZ);
-  const Tensor signal = lam.sigmoid().sqrt() * clean_BKZ;
-  return eps_BKZ.defined() ? signal + (-lam).sigmoid().sqrt() * eps_BKZ : signal;
 }
 
 Tensor gaussian_kl(const Tensor& mean, const Tensor& log_variance) {

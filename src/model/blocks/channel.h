@@ -12,15 +12,13 @@
 #pragma once
 #include <vector>
 
+#include "model/kernels/diffusion_step.h"  // diffuse: the forward process itself
 #include "model/shapes.h"
 
 namespace ctxc {
 
 /// Log-SNR of `rho` nats a source token at ratio r. Error kUsage where float32 cannot hold it.
 double lowest_log_snr(double rho, int64_t ratio, int64_t latent_width);
-
-/// z0 [B, K, Z]; log_snr [B, K], or [B, K, Z] with a level a dimension.
-Tensor diffuse(const Tensor& clean_BKZ, const Tensor& log_snr, const Tensor& eps_BKZ);
 
 /// 1/2 sum (m^2 + s^2 - 1 - ln s^2) over the last dimension: KL(N(m, diag s^2) || N(0, I)).
 Tensor gaussian_kl(const Tensor& mean, const Tensor& log_variance);

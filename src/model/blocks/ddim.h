@@ -9,21 +9,12 @@
 #include <vector>
 
 #include "model/blocks/noise_schedule.h"
+#include "model/kernels/diffusion_step.h"
 
 namespace ctxc {
 
-enum class Prediction { kVelocity, kClean };
-
-/// Signal and noise amplitudes of log-SNRs [B, K] (or [B, K, Z], a level a dimension), shaped to multiply
-/// latents.
-struct Amplitudes {
-  Amplitudes(const Tensor& log_snr, const Tensor& latent_BKZ);
-  Tensor signal, noise;
-};
+/// v of a clean latent and its noise.
 Tensor velocity(const Amplitudes& at, const Tensor& clean, const Tensor& eps);
-/// zhat0 and epshat of what the denoiser predicted.
-Tensor clean_of(const Amplitudes& at, const Tensor& z, const Tensor& predicted, Prediction kind);
-Tensor eps_of(const Amplitudes& at, const Tensor& z, const Tensor& predicted, Prediction kind);
 
 /// The prediction [B, K, Z] for latents z at log-SNRs (shaped as those the sampler began with), given the
 /// estimate of the step before (zeros at the first).

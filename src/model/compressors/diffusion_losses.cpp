@@ -109,7 +109,8 @@ void Diffusion::add_denoise(Ledger& ledger, const Piece& piece, const Run& run) 
   {
     const at::NoGradGuard no_grad;
     const Tensor first = denoiser_->forward(z, before, log_snr_BK, view).predicted_BKZ;
-    before = clean_of(here, z, first, kind) * coins.select(1, 1).to(at::kFloat).view({-1, 1, 1});
+    before = std::get<0>(ddim_update(z, first, log_snr_BK, {}, kind)) *
+             coins.select(1, 1).to(at::kFloat).view({-1, 1, 1});
   }
   const Tensor predicted = denoiser_->forward(z, before, log_snr_BK, view).predicted_BKZ;
   const Tensor error_BK = (predicted - target).square().sum(-1), real = encoded.latents().mask.to(at::kFloat);

@@ -26,12 +26,21 @@ std::tuple<Tensor, Tensor> cross_entropy_cpu(const Tensor& logits_CV, const Tens
   return {loss_C1.squeeze(1), z_C1.squeeze(1)};
 }
 
-Tensor kl_cpu(const Tensor& student_CV, const Tensor& teacher_CV, bool gradient) {
-  const Tensor log_student_CV = student_CV.to(wide(student_CV)).log_softmax(1);
-  const Tensor log_teacher_CV = teacher_CV.to(wide(teacher_CV)).log_softmax(1);
+Tensor kl_cpu(const Tensor& student_CV, const Tensor& teacher_CV, double tau, bool reverse, bool gradient) {
+  const auto log_p_of = [&](const Tensor& logits_CV) {
+    const Tensor wide_CV = logits_CV.to(wide(logits_CV));
+    return (tau == 1 ? wide_CV : wide_CV / tau).log_softmax(1);
+  };
+  const Tensor log_student_CV = log_p_of(student_CV), log_teacher_CV = log_p_of(teacher_CV);
+  if (reverse) {
+    const Tensor student_p_CV = log_student_CV.exp(), ratio_CV = log_student_CV - log_teacher_CV;
+    const Tensor kl_C1 = (student_p_CV * ratio_CV).sum(1, /*keepdim=*/true);
+    if (gradient) student_CV.copy_(student_p_CV * (ratio_CV - kl_C1) * tau);
+    return kl_C1.squeeze(1) * (tau * tau);
+  }
   const Tensor teacher_p_CV = log_teacher_CV.exp();
-  if (gradient) student_CV.copy_(log_student_CV.exp() - teacher_p_CV);
-  return (teacher_p_CV * (log_teacher_CV - log_student_CV)).sum(1);
+  if (gradient) student_CV.copy_((log_student_CV.exp() - teacher_p_CV) * tau);
+  return (teacher_p_CV * (log_teacher_CV - log_student_CV)).sum(1) * (tau * tau);
 }
 
 std::tuple<Tensor, Tensor> cross_entropy_meta(const Tensor& logits_CV, const Tensor&, bool) {
@@ -39,13 +48,13 @@ std::tuple<Tensor, Tensor> cross_entropy_meta(const Tensor& logits_CV, const Ten
   return {loss_C, at::empty_like(loss_C)};
 }
 
-Tensor kl_meta(const Tensor& student_CV, const Tensor&, bool) {
+Tensor kl_meta(const Tensor& student_CV, const Tensor&, double, bool, bool) {
   return at::empty({student_CV.size(0)}, student_CV.options().dtype(wide(student_CV)));
 }
 
 TORCH_LIBRARY_FRAGMENT(ctxc, m) {
   m.def("cross_entropy_rows_(Tensor(a!) logits, Tensor target, bool gradient) -> (Tensor, Tensor)");
-  m.def("kl_rows_(Tensor(a!) student, Tensor teacher, bool gradient) -> Tensor");
+  m.def("kl_rows_(Tensor(a!) student, Tensor teacher, float tau, bool reverse, bool gradient) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(ctxc, CPU, m) {
   m.impl("cross_entropy_rows_", cross_entropy_cpu);
@@ -65,9 +74,10 @@ std::tuple<Tensor, Tensor> cross_entropy_rows_(const Tensor& logits_CV, const Te
   return op.call(logits_CV, target_C, gradient);
 }
 
-Tensor kl_rows_(const Tensor& student_CV, const Tensor& teacher_CV, bool gradient) {
-  static const auto op = find_operator<Tensor(const Tensor&, const Tensor&, bool)>("ctxc::kl_rows_");
-  return op.call(student_CV, teacher_CV, gradient);
+Tensor kl_rows_(const Tensor& student_CV, const Tensor& teacher_CV, double tau, bool reverse, bool gradient) {
+  static const auto op =
+      find_operator<Tensor(const Tensor&, const Tensor&, double, bool, bool)>("ctxc::kl_rows_");
+  return op.call(student_CV, teacher_CV, tau, reverse, gradient);
 }
 
 }  // namespace ctxc
