@@ -91,7 +91,15 @@ else
   mv .deps/torch.part/torch .deps/torch && rmdir .deps/torch.part
 fi
 
-if ((cuda)) && [ -z "$torch_dir" ] && [ "$(cat .deps/nvidia-site/.version 2>/dev/null)" != "$torch_version" ]; then
+if ((cuda)) && [ -n "$torch_dir" ]; then
+  [ -e "$torch_dir/lib/libtorch_cuda.so" ] || {
+    printf "error: CTXC_TORCH_DIR holds a LibTorch for CPUs only (expected lib/libtorch_cuda.so below %s)\nhint: name one built for CUDA 13, or unset it, and setup adds the libraries to its own\n" "$torch_dir" >&2
+    exit 2
+  }
+  say "LibTorch's CUDA libraries: those of $torch_dir"
+elif ((cuda)) && [ -e .deps/torch/lib/libtorch_cuda.so ] && [ "$(cat .deps/nvidia-site/.version 2>/dev/null)" = "$torch_version" ]; then
+  say "LibTorch's CUDA libraries are in place"
+elif ((cuda)); then
   [ -n "$(wheel_of torch "$torch_version")" ] || fetch "torch==$torch_version"
   wheel="$(wheel_of torch "$torch_version")"
   say "unpacking LibTorch's CUDA libraries"
@@ -100,9 +108,17 @@ if ((cuda)) && [ -z "$torch_dir" ] && [ "$(cat .deps/nvidia-site/.version 2>/dev
   mapfile -t needs < <(unzip -p "$wheel" '*.dist-info/METADATA' | sed -n 's/^Requires-Dist: \(\(nvidia-\|cuda-toolkit\)[^;]*\);.*/\1/p')
   say "fetching ${needs[*]}"
   rm -rf .deps/nvidia-site
-  python3 -m pip install --quiet --disable-pip-version-check --only-binary :all: --target .deps/nvidia-site "${needs[@]}"
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --only-binary :all: --target .deps/nvidia-site "${needs[@]}"
   ln -sfn nvidia-site/nvidia .deps/nvidia
   echo "$torch_version" > .deps/nvidia-site/.version
+fi
+if ((cuda)); then
+  # What --cuda does not install: said, not an error, since building and running may happen on different machines.
+  nvcc="$(PATH="$PATH:${CUDA_HOME:+$CUDA_HOME/bin:}/usr/local/cuda/bin" command -v nvcc || true)"
+  if [ -n "$nvcc" ]; then say "nvcc: $nvcc ($("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), 13 or newer is needed)"
+  else say "no nvcc: the plugin cannot be built here (install the CUDA toolkit 13, or set CUDA_HOME)"; fi
+  if ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1'; then say "an NVIDIA driver is installed"
+  else say "no NVIDIA driver: programs compute on the CPU here (a GPU needs driver 580 or newer)"; fi
 fi
 
 if ((models)); then
