@@ -168,13 +168,14 @@ int64_t CompileItems::epoch_items() const {
   return static_cast<int64_t>(train_.size() + phases_[0].size());
 }
 
-void CompileItems::answer(const std::function<void(int64_t, int64_t)>& progress) {
+void CompileItems::answer(bool all, const std::function<void(int64_t, int64_t)>& progress) {
   GenerateOptions options;
   options.max_new_tokens = options_.max_new;
   options.eos = backbone_.config().eos;
   if (std::find(options.eos.begin(), options.eos.end(), prompt_.eos()) == options.eos.end())
     options.eos.push_back(prompt_.eos());
-  for (int64_t begin = 0; begin < queries_; begin += kAnswerBatch) {
+  const int64_t first = all ? 0 : static_cast<int64_t>(train_.size());
+  for (int64_t begin = first; begin < queries_; begin += kAnswerBatch) {
     const int64_t end = std::min(begin + kAnswerBatch, queries_);
     std::vector<Tokens> prompts;
     for (int64_t i = begin; i < end; ++i) prompts.push_back(item(i).prompt);
@@ -182,7 +183,7 @@ void CompileItems::answer(const std::function<void(int64_t, int64_t)>& progress)
     const GenerateResult answers = generate(backbone_, teacher_, rows, prompts, options);
     for (int64_t i = begin; i < end; ++i)
       items_[static_cast<size_t>(i)].target = answers.tokens[static_cast<size_t>(i - begin)];
-    progress(end, queries_);
+    progress(end - first, queries_ - first);
   }
 }
 

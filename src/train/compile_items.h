@@ -70,8 +70,9 @@ class CompileItems {
   CompileItems(const Backbone& backbone, const Prompt& prompt, const Document& document,
                const CompileRecipe& recipe, const QueryDraw& queries, ItemOptions options);
 
-  /// Lets the teacher answer all queries; `progress(done, of)` after every batch.
-  void answer(const std::function<void(int64_t, int64_t)>& progress);
+  /// Lets the teacher answer the held-out queries, with `all` those to train on as well; `progress(done, of)`
+  /// after every batch.
+  void answer(bool all, const std::function<void(int64_t, int64_t)>& progress);
 
   const std::vector<int64_t>& train_queries() const { return train_; }
   const std::vector<int64_t>& held_out() const { return held_out_; }

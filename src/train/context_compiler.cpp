@@ -71,6 +71,8 @@ ContextCompiler::ContextCompiler(const RunConfig& config)
   options.dtype = config.run.dtype;
   options.device = device_of(config);
   backbone_ = Backbone::load(config.backbone.path, options);
+  const std::string& trained = method_->recipe().warm_start;
+  if (!trained.empty()) warm_start_ = std::make_unique<WarmStart>(trained, *backbone_);
 }
 
 Tokens ContextCompiler::tokens_of(const ContextText& context) const {
@@ -92,12 +94,16 @@ std::optional<MemoryArtifact> ContextCompiler::compile_segment(const Document& d
                                                                Memory& memory) {
   compiler_.reset();
   document_ = std::make_unique<Document>(document);
+  if (warm_start_)
+    document_->start_KD = warm_start_->slots(document.context, method_->slots_for(document.length()));
   compiler_ =
       std::make_unique<DocumentCompiler>(*backbone_, *prompt_, *method_, *document_, queries_, settings_);
   std::optional<CompileOutcome> outcome = compiler_->run(watcher);
   if (!outcome) return std::nullopt;
   memory = outcome->chosen.memory;
-  const std::string name = config_.compressor.find("name")->scalar();
+  std::string name = config_.compressor.find("name")->scalar();
+  const Yaml* optimise = config_.compressor.find("optimise");
+  if (optimise && optimise->scalar() != "lora") name += " (optimise: " + optimise->scalar() + ")";
   MemoryArtifact artifact = memory.kv.empty()
                                 ? make_memory_artifact(memory, 0, *backbone_, tokenizer_, name)
                                 : make_kv_artifact(memory.kv, document.header, *backbone_, tokenizer_, name);

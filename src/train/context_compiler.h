@@ -9,6 +9,7 @@
 #include "model/memory_artifact.h"
 #include "train/document_compiler.h"
 #include "train/run_config.h"
+#include "train/warm_start.h"
 
 namespace ctxc {
 
@@ -48,6 +49,7 @@ class ContextCompiler {
   std::unique_ptr<Prompt> prompt_;
   std::shared_ptr<Backbone> backbone_;
   std::shared_ptr<PerDocument> method_;
+  std::unique_ptr<WarmStart> warm_start_;  ///< compressor.warm_start
   QueryDraw queries_;
   std::unique_ptr<Document> document_;          ///< of the last segment compiled …
   std::unique_ptr<DocumentCompiler> compiler_;  ///< … and what can measure it again

@@ -191,7 +191,7 @@ bool DocumentCompiler::optimise(double lambda, const CompileWatcher& watcher, St
   ItemStream pieces([this](int64_t epoch) { return items_.pieces_of(epoch); });
   ItemStream queries([this](int64_t epoch) { return items_.queries_of(epoch); });
   ProgressWatch watch(method_.recipe().patience);
-  const int64_t of = steps_in_all();
+  const int64_t of = optimizers.empty() ? 0 : steps_in_all();
   const auto check = [&](int64_t done) {
     const at::NoGradGuard no_grad;
     outcome.last = {done, lambda, {}, without_gradients(method_.memory(backbone_))};
@@ -235,7 +235,8 @@ void DocumentCompiler::reconstruct(const Memory& memory, CompileOutcome& outcome
 std::optional<CompileOutcome> DocumentCompiler::run(const CompileWatcher& watcher) {
   const auto start = Clock::now();
   CompileOutcome outcome;
-  items_.answer(watcher.answered);
+  method_.begin(backbone_, document_);
+  items_.answer(/*all=*/!method_.groups().empty(), watcher.answered);
   outcome.teacher_seconds = seconds_since(start);
   outcome.none = measure(kv_memory(document_.first_rows(document_.prefix)));
   outcome.full = measure(items_.teacher());
