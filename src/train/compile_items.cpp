@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "model/distill.h"
 #include "model/generate.h"
 #include "model/reading.h"
 
@@ -215,6 +216,40 @@ Tensor predicting_states(const Backbone& backbone, const Memory& memory,
   return backbone.forward(reading.rows, options)
       .hidden[0]
       .index_select(0, at::tensor(sources, at::kLong).to(backbone.device()));
+}
+
+Tensor item_means(const Tensor& value_M, const std::vector<const ReadItem*>& items) {
+  std::vector<Tensor> means;
+  int64_t begin = 0;
+  for (const ReadItem* item : items) {
+    const int64_t count = static_cast<int64_t>(item->target.size());
+    means.push_back(value_M.narrow(0, begin, count).to(at::kDouble).mean());
+    begin += count;
+  }
+  return at::stack(means);
+}
+
+ItemNumbers measure_items(const Backbone& backbone, const Memory& memory,
+                          const std::vector<const ReadItem*>& items, const Tensor& head_VD, double tau) {
+  const at::NoGradGuard no_grad;
+  DistillRows rows;
+  rows.student_MD = predicting_states(backbone, memory, items);
+  std::vector<int64_t> targets;
+  std::vector<Tensor> teacher;
+  for (const ReadItem* item : items) {
+    targets.insert(targets.end(), item->target.begin(), item->target.end());
+    if (item->teacher_ND.defined()) teacher.push_back(item->teacher_ND);
+  }
+  const bool taught = teacher.size() == items.size();
+  const at::Device device = rows.student_MD.device();
+  const int64_t count = static_cast<int64_t>(targets.size());
+  const auto weight = at::TensorOptions().dtype(at::kFloat).device(device);
+  rows.target_M = at::tensor(targets, at::kLong).to(device);
+  rows.teacher_MD = taught ? at::cat(teacher).to(device) : rows.student_MD;
+  rows.align_M = at::full({count}, taught ? 1 : 0, weight);
+  rows.ce_M = at::ones({count}, weight);
+  const DistillLoss loss = distill_loss(rows, head_VD, Divergence::kForwardKl, tau);
+  return {taught ? item_means(loss.align_M, items) : Tensor(), item_means(loss.nll_M, items)};
 }
 
 }  // namespace ctxc

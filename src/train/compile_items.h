@@ -112,4 +112,15 @@ class CompileItems {
 Tensor predicting_states(const Backbone& backbone, const Memory& memory,
                          const std::vector<const ReadItem*>& items, const Adapters* adapters = nullptr);
 
+/// Means over the target positions of every item of values [M] that stand item after item, [N] float64.
+Tensor item_means(const Tensor& value_M, const std::vector<const ReadItem*>& items);
+
+/// What a memory makes of items: the forward KL from the teacher (undefined unless all items have its rows)
+/// and the negative log-likelihood of the target, means over every item's positions, [N] float64.
+struct ItemNumbers {
+  Tensor kl_N, nll_N;
+};
+ItemNumbers measure_items(const Backbone& backbone, const Memory& memory,
+                          const std::vector<const ReadItem*>& items, const Tensor& head_VD, double tau = 1);
+
 }  // namespace ctxc

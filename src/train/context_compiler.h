@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "data/passage.h"
 #include "model/memory_artifact.h"
 #include "train/document_compiler.h"
 #include "train/run_config.h"
@@ -14,11 +15,13 @@
 namespace ctxc {
 
 struct ContextText {
-  std::string id;    ///< unique, fit for a file name
-  std::string text;  ///< UTF-8
+  std::string id;                        ///< unique, fit for a file name
+  std::string text;                      ///< UTF-8
+  std::vector<Question> questions = {};  ///< never seen by a compile: ctxc-run measure asks them
 };
 /// Entries of data.contexts: a file is a context, a JSONL(.gz) file holds one a line (`text` or `context`,
-/// and `id` if it likes); `-` is standard input. Error kInput (missing or empty text) and kUsage (no entry).
+/// and `id` and MRQA's `qas` if it likes); `-` is standard input. Error kInput (missing or empty text) and
+/// kUsage (no entry).
 std::vector<ContextText> read_contexts(const RunConfig& config);
 
 /// What every compile of a run shares.
