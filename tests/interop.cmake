@@ -20,6 +20,7 @@ if(EXISTS ${CMAKE_SOURCE_DIR}/.deps/interop/.version)
   ctxc_interop(interop_peft_prompt peft_prompt.py CURRENT)
   ctxc_interop(interop_memory_kv memory_kv.py CURRENT)
   ctxc_interop(interop_llamacpp llamacpp_state.py)
+  ctxc_interop(interop_lora lora.py)
   add_test(NAME interop_example COMMAND ${CMAKE_SOURCE_DIR}/experiments/interop/run.sh)
   set_tests_properties(interop_example PROPERTIES LABELS interop TIMEOUT 1200 SKIP_REGULAR_EXPRESSION
     "CTXC_SKIP_WHOLE_TEST" ENVIRONMENT "CTXC_BIN=${CMAKE_BINARY_DIR}/bin;OUT=${CMAKE_BINARY_DIR}/interop-example;STEPS=2;\

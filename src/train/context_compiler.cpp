@@ -9,6 +9,7 @@
 #include "core/text.h"
 #include "data/prompt_record.h"
 #include "model/memory_edit.h"
+#include "model/memory_record.h"
 #include "train/setup.h"
 
 namespace ctxc {
@@ -101,6 +102,7 @@ std::optional<MemoryArtifact> ContextCompiler::compile_segment(const Document& d
   std::optional<CompileOutcome> outcome = compiler_->run(watcher);
   if (!outcome) return std::nullopt;
   memory = outcome->chosen.memory;
+  chosen_ = outcome->chosen;
   std::string name = config_.compressor.find("name")->scalar();
   const Yaml* optimise = config_.compressor.find("optimise");
   if (optimise && optimise->scalar() != "lora") name += " (optimise: " + optimise->scalar() + ")";
@@ -145,6 +147,7 @@ std::optional<MemoryArtifact> ContextCompiler::compile(const ContextText& contex
   const Tokens tokens = tokens_of(context);
   const CompileRecipe& recipe = method_->recipe();
   const std::vector<Tokens> parts = cut_segments(tokens, recipe.segment_tokens);
+  segments_ = static_cast<int64_t>(parts.size());
   std::optional<MemoryArtifact> artifact;
   if (parts.size() == 1 || recipe.segments == "chained") {
     artifact = compile_chained(parts, watcher);
@@ -171,6 +174,23 @@ std::optional<MemoryArtifact> ContextCompiler::compile(const ContextText& contex
   artifact->info["prompt"] = prompt_record(prompt_->config());
   artifact->info["resume_text"] = prompt_->config().question_prefix;
   return artifact;
+}
+
+LoraArtifact ContextCompiler::lora() const {
+  CTXC_CHECK(chosen_.parameters.contains("lora"), ErrorKind::kUsage, "set compressor.optimise=lora",
+             "the compile has no adapters to keep");
+  CTXC_CHECK(segments_ == 1, ErrorKind::kUsage, "raise compressor.segment_tokens",
+             "every segment has adapters of its own: those of {} segments cannot be kept", segments_);
+  LoraArtifact lora;
+  if (const Yaml* section = config_.compressor.find("lora"))
+    read_config(*section, lora.config, "compressor.lora");
+  lora.tensors = chosen_.parameters.at("lora");
+  lora.buffers_KD = chosen_.parameters.at("buffers").at("buffers");
+  lora.info["format_version"] = 1;
+  lora.info["method"] = config_.compressor.find("name")->scalar();
+  lora.info["step"] = chosen_.step;
+  lora.info["model"] = model_record(*backbone_);
+  return lora;
 }
 
 void ContextCompiler::save(const std::string& path, const MemoryArtifact& artifact) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/passage.h"
+#include "model/lora_artifact.h"
 #include "model/memory_artifact.h"
 #include "train/document_compiler.h"
 #include "train/run_config.h"
@@ -32,6 +33,10 @@ class ContextCompiler {
 
   /// Tokens of a text. Error kInput where it is empty or holds special tokens.
   Tokens tokens_of(const ContextText& context) const;
+  /// Compiles keep the adapters and buffers of the chosen state for lora().
+  void keep_parameters() { settings_.keep_parameters = true; }
+  /// The adapters that made the last artifact. Error kUsage where there are none, or several segments' ones.
+  LoraArtifact lora() const;
   /// Compiles one text into an artifact, in segments where it is long. Nothing if a signal asked to stop.
   std::optional<MemoryArtifact> compile(const ContextText& context, const CompileWatcher& watcher);
   /// Writes the artifact, loads it again and measures it: Error kInternal where what was written is not what
@@ -54,6 +59,8 @@ class ContextCompiler {
   std::shared_ptr<PerDocument> method_;
   std::unique_ptr<WarmStart> warm_start_;  ///< compressor.warm_start
   QueryDraw queries_;
+  CompileState chosen_;                         ///< of the last segment compiled
+  int64_t segments_ = 0;                        ///< of the last text compiled
   std::unique_ptr<Document> document_;          ///< of the last segment compiled …
   std::unique_ptr<DocumentCompiler> compiler_;  ///< … and what can measure it again
 };

@@ -183,6 +183,10 @@ bool DocumentCompiler::optimise(double lambda, const CompileWatcher& watcher, St
     const at::NoGradGuard no_grad;
     outcome.last = {done, lambda, {}, without_gradients(method_.memory(backbone_))};
     outcome.last.numbers = measure(outcome.last.memory);
+    if (settings_.keep_parameters)
+      for (const ParameterGroup& group : method_.groups())
+        for (const auto& [name, tensor] : group.tensors)
+          outcome.last.parameters[group.name].emplace(name, tensor.detach().clone());
     if (done == 0) outcome.untrained = outcome.last.numbers;
     selection.offer(outcome.last);
     watcher.check({done, lambda, outcome.last.numbers});

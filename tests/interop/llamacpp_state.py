@@ -29,8 +29,8 @@ NEW_TOKENS, PLACEHOLDER = 8, 3
 TOLERANCE = {"off": 1e-4, "on": 1e-2}
 
 
-def start_server(model, folder, flash, dtype):
-    params = xllamacpp.CommonParams()
+def start_server(model, folder, flash, dtype, params=None):
+    params = params or xllamacpp.CommonParams()
     params.model.path = str(model)
     params.slot_save_path = str(folder) + "/"
     params.n_ctx, params.n_parallel, params.port, params.warmup = 256, 1, 0, False
