@@ -32,10 +32,11 @@ def gates(rows, methods):
     yield "the exact keys and values of the context as a memory: KL < 1e-5", exact < 1e-5, f"{exact:.1e}"
     for method in methods:
         # Not above no context: an interval of (foreign - none) below 0 would say that it answers.
-        gain = [row["none"]["nll"] - row["foreign"][method]["nll"] for row in rows]
-        low, _ = interval(gain)
-        yield (f"another context's memory is not above no context: {NAMES.get(method, method)}, NLL none - foreign", low <= 0,
-               cell(gain))
+        name = NAMES.get(method, method)
+        for number in ("nll", "kl"):
+            gain = [row["none"][number] - row["foreign"][method][number] for row in rows]
+            yield (f"another context's memory is not above no context: {name}, {number.upper()} none - foreign",
+                   interval(gain)[0] <= 0, cell(gain))
 
 
 def main(out):
@@ -49,16 +50,17 @@ def main(out):
     for gate, holds, found in gates(rows, methods):
         failed |= not holds
         print(f"| {gate} | {'yes' if holds else 'NO'} | {found} |")
-    print("\n| memory | KL to the full context | NLL of the answer | NLL none - memory | seconds | steps | recon |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print("\n| memory | KL to the full context | NLL of the answer | NLL none - memory | NLL foreign - memory | seconds | steps "
+          "| recon |\n|---|---:|---:|---:|---:|---:|---:|---:|")
     for name in ("full", "none", *methods):
         numbers = [row["methods"][name] if name in methods else row[name] for row in rows]
         gain = [row["none"]["nll"] - number["nll"] for row, number in zip(rows, numbers)]
-        cost = ["", "", ""]
+        cost = [""] * 4
         if name in methods:
             metrics = [line["metrics"] for line in lines(out / name / "contexts.jsonl")]
             wall, steps, recon = (sum(m[key] for m in metrics) / len(metrics) for key in ("seconds", "steps", "recon_token_acc"))
-            cost = [f"{wall:.0f}", f"{steps:.0f}", f"{100 * recon:.0f} %"]
+            foreign = [row["foreign"][name]["nll"] - row["methods"][name]["nll"] for row in rows]
+            cost = [cell(foreign), f"{wall:.0f}", f"{steps:.0f}", f"{100 * recon:.0f} %"]
         print(f"| {NAMES.get(name, name)} | {cell([n['kl'] for n in numbers])} | {cell([n['nll'] for n in numbers])} | "
               f"{cell(gain)} | {' | '.join(cost)} |")
     return 1 if failed else 0
