@@ -11,9 +11,10 @@ case "${1:-}" in
 esac
 
 lock=tests/interop/requirements.txt
+current=tests/interop/requirements-current.txt
 target=.deps/interop
 torch_version=2.11.0
-stamp="$torch_version $(cksum < "$lock") $(cksum < scripts/interop_libraries.py)"
+stamp="$torch_version $(cksum < "$lock") $(cksum < "$current") $(cksum < scripts/interop_libraries.py)"
 say() { printf '[interop] %s\n' "$*"; }
 
 if [ "$(cat $target/.version 2>/dev/null)" = "$stamp" ]; then say "in place"; exit 0; fi
@@ -37,6 +38,8 @@ say "installing torch $torch_version (${torch_wheel:-fetched})"
 pip_install "${torch_wheel:-torch==$torch_version}"
 say "installing $(grep -c == "$lock") further packages"
 pip_install -r "$lock"
+say "installing $(grep -c == "$current") newer versions beside them"
+pip_install --target "$target.part/current" -r "$current"
 # `import torch` loads its CUDA half, which links against 3 GB of libraries that a CPU never calls.
 "$target.part/bin/python" scripts/interop_libraries.py
 "$target.part/bin/python" -c 'import torch; assert torch.ones(2).sum() == 2'

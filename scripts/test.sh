@@ -15,7 +15,7 @@ while (($#)); do
       cat <<'TXT'
 usage: scripts/test.sh [--interop] [--preset NAME] [ctest arguments…]
   Installs what is missing (scripts/setup.sh), builds the preset (default release) and runs ctest.
-  --interop   also the tests against the real Python packages (tokenizers, transformers, peft, tensorboard):
+  --interop   also the tests against the real Python packages (tokenizers, transformers, peft, llama.cpp, tensorboard):
               makes a private environment in .deps/interop first, once (about 2 GB on disk)
   -L fast     any ctest argument: here only the tests of that label (fast, slow, shared, interop, reliability)
 TXT

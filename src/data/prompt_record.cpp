@@ -7,6 +7,7 @@ OrderedJson prompt_record(const PromptConfig& prompt) {
           {"head", prompt.head},
           {"question_prefix", prompt.question_prefix},
           {"answer_prompt", prompt.answer_prompt},
+          {"answer_prefix", prompt.answer_prefix},
           {"split_question", prompt.split_question},
           {"answer_extractor", prompt.answer_extractor}};
 }
@@ -19,6 +20,7 @@ PromptConfig recorded_prompt(const Json& info, const std::string& origin) {
   prompt.head = json_or<std::string>(record, "head", prompt.head, origin);
   prompt.question_prefix = json_or<std::string>(record, "question_prefix", prompt.question_prefix, origin);
   prompt.answer_prompt = json_or<std::string>(record, "answer_prompt", prompt.answer_prompt, origin);
+  prompt.answer_prefix = json_or<std::string>(record, "answer_prefix", prompt.answer_prefix, origin);
   prompt.split_question = json_or<bool>(record, "split_question", prompt.split_question, origin);
   prompt.answer_extractor = json_or<std::string>(record, "answer_extractor", prompt.answer_extractor, origin);
   return prompt;

@@ -1,5 +1,6 @@
 // ctxc-run: compressed contexts in use. compress: text -> memory artifact; ask: a memory and questions ->
-// answers; compile: text -> memory artifact by training; compose: memories -> one memory.
+// answers; compile: text -> memory artifact by training; compose: memories -> one memory; measure: memories
+// and questions with answers -> numbers.
 #include <fmt/format.h>
 
 #include "core/cli.h"
@@ -13,6 +14,7 @@ int main(int argc, char** argv) {
     ctxc::add_run_ask(program);
     ctxc::add_run_compile(program);
     ctxc::add_run_compose(program);
+    ctxc::add_run_measure(program);
     return program.run(argc, argv);
   });
 }

@@ -35,6 +35,10 @@ void CompileRecipe::describe(Fields& f) {
       .unit("tokens");
   f("segments", segments, "parts know nothing of each other, or see the slots of those before them")
       .one_of({"independent", "chained"});
+  f("warm_start", warm_start,
+    "run or checkpoint of a trained compressor of the same base: its slots are the first buffers, and there "
+    "are "
+    "as many as it makes");
   f("storage", storage, "type of the artifact's numbers").one_of({"float32", "float16", "bfloat16", "int8"});
 }
 

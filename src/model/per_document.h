@@ -17,6 +17,7 @@ struct Document {
   int64_t prefix = 0;          ///< rows in front of the context: the header, and slots of earlier segments
   Tokens context;              ///< stands at positions prefix..prefix+L-1
   std::vector<KvPair> frozen;  ///< keys and values of prefix and context, [1, G, prefix + L, E] a layer
+  Tensor start_KD = {};  ///< slots of a trained compressor for this context, to start from; undefined = none
   int64_t length() const { return static_cast<int64_t>(context.size()); }
   /// The first `rows` rows of `frozen`.
   std::vector<KvPair> first_rows(int64_t rows) const;
@@ -49,6 +50,7 @@ struct CompileRecipe {
   int64_t segment_tokens = 4096;
   std::string segments = "independent";  ///< independent | chained
   std::string storage = "bfloat16";
+  std::string warm_start;  ///< trained compressor of the same base whose slots are the first buffers
   void describe(Fields& f);
   /// The weights to compile with. Error kUsage where `lambda` is no number and not auto.
   std::vector<double> lambdas() const;
@@ -62,6 +64,7 @@ class PerDocument : public Compressor {
   virtual void begin(const Backbone& backbone, const Document& document) = 0;
   /// The memory as the parameters are now, [1, prefix + K], with gradients into them.
   virtual Memory memory(const Backbone& backbone) = 0;
+  /// Empty where nothing is trained.
   virtual std::vector<ParameterGroup> groups() const = 0;
   /// The adapters of the compile pass, for recipes that couple them; they see the parameters as they are.
   virtual std::optional<Adapters> adapters() const = 0;

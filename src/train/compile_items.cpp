@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "model/distill.h"
 #include "model/generate.h"
 #include "model/reading.h"
 
@@ -168,13 +169,14 @@ int64_t CompileItems::epoch_items() const {
   return static_cast<int64_t>(train_.size() + phases_[0].size());
 }
 
-void CompileItems::answer(const std::function<void(int64_t, int64_t)>& progress) {
+void CompileItems::answer(bool all, const std::function<void(int64_t, int64_t)>& progress) {
   GenerateOptions options;
   options.max_new_tokens = options_.max_new;
   options.eos = backbone_.config().eos;
   if (std::find(options.eos.begin(), options.eos.end(), prompt_.eos()) == options.eos.end())
     options.eos.push_back(prompt_.eos());
-  for (int64_t begin = 0; begin < queries_; begin += kAnswerBatch) {
+  const int64_t first = all ? 0 : static_cast<int64_t>(train_.size());
+  for (int64_t begin = first; begin < queries_; begin += kAnswerBatch) {
     const int64_t end = std::min(begin + kAnswerBatch, queries_);
     std::vector<Tokens> prompts;
     for (int64_t i = begin; i < end; ++i) prompts.push_back(item(i).prompt);
@@ -182,7 +184,7 @@ void CompileItems::answer(const std::function<void(int64_t, int64_t)>& progress)
     const GenerateResult answers = generate(backbone_, teacher_, rows, prompts, options);
     for (int64_t i = begin; i < end; ++i)
       items_[static_cast<size_t>(i)].target = answers.tokens[static_cast<size_t>(i - begin)];
-    progress(end, queries_);
+    progress(end - first, queries_ - first);
   }
 }
 
@@ -214,6 +216,40 @@ Tensor predicting_states(const Backbone& backbone, const Memory& memory,
   return backbone.forward(reading.rows, options)
       .hidden[0]
       .index_select(0, at::tensor(sources, at::kLong).to(backbone.device()));
+}
+
+Tensor item_means(const Tensor& value_M, const std::vector<const ReadItem*>& items) {
+  std::vector<Tensor> means;
+  int64_t begin = 0;
+  for (const ReadItem* item : items) {
+    const int64_t count = static_cast<int64_t>(item->target.size());
+    means.push_back(value_M.narrow(0, begin, count).to(at::kDouble).mean());
+    begin += count;
+  }
+  return at::stack(means);
+}
+
+ItemNumbers measure_items(const Backbone& backbone, const Memory& memory,
+                          const std::vector<const ReadItem*>& items, const Tensor& head_VD, double tau) {
+  const at::NoGradGuard no_grad;
+  DistillRows rows;
+  rows.student_MD = predicting_states(backbone, memory, items);
+  std::vector<int64_t> targets;
+  std::vector<Tensor> teacher;
+  for (const ReadItem* item : items) {
+    targets.insert(targets.end(), item->target.begin(), item->target.end());
+    if (item->teacher_ND.defined()) teacher.push_back(item->teacher_ND);
+  }
+  const bool taught = teacher.size() == items.size();
+  const at::Device device = rows.student_MD.device();
+  const int64_t count = static_cast<int64_t>(targets.size());
+  const auto weight = at::TensorOptions().dtype(at::kFloat).device(device);
+  rows.target_M = at::tensor(targets, at::kLong).to(device);
+  rows.teacher_MD = taught ? at::cat(teacher).to(device) : rows.student_MD;
+  rows.align_M = at::full({count}, taught ? 1 : 0, weight);
+  rows.ce_M = at::ones({count}, weight);
+  const DistillLoss loss = distill_loss(rows, head_VD, Divergence::kForwardKl, tau);
+  return {taught ? item_means(loss.align_M, items) : Tensor(), item_means(loss.nll_M, items)};
 }
 
 }  // namespace ctxc

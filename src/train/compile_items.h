@@ -70,8 +70,9 @@ class CompileItems {
   CompileItems(const Backbone& backbone, const Prompt& prompt, const Document& document,
                const CompileRecipe& recipe, const QueryDraw& queries, ItemOptions options);
 
-  /// Lets the teacher answer all queries; `progress(done, of)` after every batch.
-  void answer(const std::function<void(int64_t, int64_t)>& progress);
+  /// Lets the teacher answer the held-out queries, with `all` those to train on as well; `progress(done, of)`
+  /// after every batch.
+  void answer(bool all, const std::function<void(int64_t, int64_t)>& progress);
 
   const std::vector<int64_t>& train_queries() const { return train_; }
   const std::vector<int64_t>& held_out() const { return held_out_; }
@@ -110,5 +111,16 @@ class CompileItems {
 /// Hidden states L that predict the targets of these items after a memory, [M, D], item after item.
 Tensor predicting_states(const Backbone& backbone, const Memory& memory,
                          const std::vector<const ReadItem*>& items, const Adapters* adapters = nullptr);
+
+/// Means over the target positions of every item of values [M] that stand item after item, [N] float64.
+Tensor item_means(const Tensor& value_M, const std::vector<const ReadItem*>& items);
+
+/// What a memory makes of items: the forward KL from the teacher (undefined unless all items have its rows)
+/// and the negative log-likelihood of the target, means over every item's positions, [N] float64.
+struct ItemNumbers {
+  Tensor kl_N, nll_N;
+};
+ItemNumbers measure_items(const Backbone& backbone, const Memory& memory,
+                          const std::vector<const ReadItem*>& items, const Tensor& head_VD, double tau = 1);
 
 }  // namespace ctxc

@@ -9,6 +9,7 @@
 #include "core/text.h"
 #include "data/prompt_record.h"
 #include "model/memory_edit.h"
+#include "model/memory_record.h"
 #include "train/setup.h"
 
 namespace ctxc {
@@ -71,6 +72,8 @@ ContextCompiler::ContextCompiler(const RunConfig& config)
   options.dtype = config.run.dtype;
   options.device = device_of(config);
   backbone_ = Backbone::load(config.backbone.path, options);
+  const std::string& trained = method_->recipe().warm_start;
+  if (!trained.empty()) warm_start_ = std::make_unique<WarmStart>(trained, *backbone_);
 }
 
 Tokens ContextCompiler::tokens_of(const ContextText& context) const {
@@ -92,12 +95,17 @@ std::optional<MemoryArtifact> ContextCompiler::compile_segment(const Document& d
                                                                Memory& memory) {
   compiler_.reset();
   document_ = std::make_unique<Document>(document);
+  if (warm_start_)
+    document_->start_KD = warm_start_->slots(document.context, method_->slots_for(document.length()));
   compiler_ =
       std::make_unique<DocumentCompiler>(*backbone_, *prompt_, *method_, *document_, queries_, settings_);
   std::optional<CompileOutcome> outcome = compiler_->run(watcher);
   if (!outcome) return std::nullopt;
   memory = outcome->chosen.memory;
-  const std::string name = config_.compressor.find("name")->scalar();
+  chosen_ = outcome->chosen;
+  std::string name = config_.compressor.find("name")->scalar();
+  const Yaml* optimise = config_.compressor.find("optimise");
+  if (optimise && optimise->scalar() != "lora") name += " (optimise: " + optimise->scalar() + ")";
   MemoryArtifact artifact = memory.kv.empty()
                                 ? make_memory_artifact(memory, 0, *backbone_, tokenizer_, name)
                                 : make_kv_artifact(memory.kv, document.header, *backbone_, tokenizer_, name);
@@ -139,6 +147,7 @@ std::optional<MemoryArtifact> ContextCompiler::compile(const ContextText& contex
   const Tokens tokens = tokens_of(context);
   const CompileRecipe& recipe = method_->recipe();
   const std::vector<Tokens> parts = cut_segments(tokens, recipe.segment_tokens);
+  segments_ = static_cast<int64_t>(parts.size());
   std::optional<MemoryArtifact> artifact;
   if (parts.size() == 1 || recipe.segments == "chained") {
     artifact = compile_chained(parts, watcher);
@@ -165,6 +174,23 @@ std::optional<MemoryArtifact> ContextCompiler::compile(const ContextText& contex
   artifact->info["prompt"] = prompt_record(prompt_->config());
   artifact->info["resume_text"] = prompt_->config().question_prefix;
   return artifact;
+}
+
+LoraArtifact ContextCompiler::lora() const {
+  CTXC_CHECK(chosen_.parameters.contains("lora"), ErrorKind::kUsage, "set compressor.optimise=lora",
+             "the compile has no adapters to keep");
+  CTXC_CHECK(segments_ == 1, ErrorKind::kUsage, "raise compressor.segment_tokens",
+             "every segment has adapters of its own: those of {} segments cannot be kept", segments_);
+  LoraArtifact lora;
+  if (const Yaml* section = config_.compressor.find("lora"))
+    read_config(*section, lora.config, "compressor.lora");
+  lora.tensors = chosen_.parameters.at("lora");
+  lora.buffers_KD = chosen_.parameters.at("buffers").at("buffers");
+  lora.info["format_version"] = 1;
+  lora.info["method"] = config_.compressor.find("name")->scalar();
+  lora.info["step"] = chosen_.step;
+  lora.info["model"] = model_record(*backbone_);
+  return lora;
 }
 
 void ContextCompiler::save(const std::string& path, const MemoryArtifact& artifact) {

@@ -7,6 +7,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/text.h"
+#include "data/jsonl.h"
 #include "train/context_compiler.h"
 
 namespace ctxc {
@@ -26,12 +27,13 @@ std::string file_name_of(const std::string& text) {
 
 class Contexts {
  public:
-  void add(const std::string& id, std::string text, const std::string& origin) {
+  void add(const std::string& id, std::string text, const std::string& origin,
+           std::vector<Question> questions = {}) {
     CTXC_CHECK(!trim(text).empty(), ErrorKind::kInput, "give a text with at least one character",
                "{}: the context is empty", origin);
     std::string name = file_name_of(id);
     for (int64_t n = 2; !names_.insert(name).second; ++n) name = fmt::format("{}-{}", file_name_of(id), n);
-    all.push_back({name, std::move(text)});
+    all.push_back({name, std::move(text), std::move(questions)});
   }
   std::vector<ContextText> all;
 
@@ -45,14 +47,25 @@ std::string path_of(const RunConfig& config, const std::string& entry) {
   return below_root && !fs::exists(path) ? entry : path;
 }
 
+/// Key `qas` of an MRQA row; none where there is no such key.
+std::vector<Question> questions_of(const Json& row, const std::string& origin) {
+  std::vector<Question> questions;
+  if (!row.is_object() || !row.contains("qas")) return questions;
+  for (const Json& qa : row.at("qas"))
+    questions.push_back({json_or<std::string>(qa, "qid", "", origin),
+                         json_at<std::string>(qa, "question", origin), answers_at(qa, "answers", origin)});
+  return questions;
+}
+
 void read_lines(const std::string& path, const std::string& stem, Contexts& contexts) {
   for_each_line(path, [&](std::string_view line, int64_t number) {
     if (trim(line).empty()) return;
     const std::string origin = fmt::format("{}:{}", path, number);
     const Json row = parse_json(line, path, number);
+    if (number == 1 && row.is_object() && row.contains("header")) return;  // MRQA
     const std::string key = row.is_object() && row.contains("text") ? "text" : "context";
     contexts.add(json_or<std::string>(row, "id", fmt::format("{}-{}", stem, number), origin),
-                 json_at<std::string>(row, key, origin), origin);
+                 json_at<std::string>(row, key, origin), origin, questions_of(row, origin));
   });
 }
 

@@ -39,18 +39,6 @@ Memory without_gradients(Memory memory) {
   return memory;
 }
 
-/// Values of all rows of the items, in float64.
-Tensor row_means(const Tensor& value_M, const std::vector<const ReadItem*>& items) {
-  std::vector<Tensor> means;
-  int64_t begin = 0;
-  for (const ReadItem* item : items) {
-    const int64_t count = static_cast<int64_t>(item->target.size());
-    means.push_back(value_M.narrow(0, begin, count).to(at::kDouble).mean());
-    begin += count;
-  }
-  return at::stack(means);
-}
-
 }  // namespace
 
 /// Items read in one step, and what every target position counts.
@@ -105,17 +93,16 @@ int64_t DocumentCompiler::steps_in_all() const {
 
 CompileNumbers DocumentCompiler::measure(const Memory& memory) {
   const at::NoGradGuard no_grad;
-  Batch queries, probes;
-  for (int64_t index : items_.held_out()) queries.add(items_.taught(index), true, {0, 1});
-  for (int64_t index : items_.probes()) probes.add(items_.item(index), false, {1, 0});
-  const auto values = [&](const Batch& batch) {
-    return distill_loss(batch.with(predicting_states(backbone_, memory, batch.items)), head_VD_,
-                        Divergence::kForwardKl, method_.recipe().tau);
-  };
+  std::vector<const ReadItem*> queries, probes;
+  for (int64_t index : items_.held_out()) queries.push_back(&items_.taught(index));
+  for (int64_t index : items_.probes()) probes.push_back(&items_.item(index));
+  const double tau = method_.recipe().tau;
   CompileNumbers numbers;
-  if (!queries.items.empty())
-    numbers.kl_q = row_means(values(queries).align_M, queries.items).mean().item<double>();
-  if (!probes.items.empty()) numbers.nll_m = values(probes).nll_M.to(at::kDouble).mean().item<double>();
+  if (!queries.empty())
+    numbers.kl_q = measure_items(backbone_, memory, queries, head_VD_, tau).kl_N.mean().item<double>();
+  // Probes are equally long.
+  if (!probes.empty())
+    numbers.nll_m = measure_items(backbone_, memory, probes, head_VD_, tau).nll_N.mean().item<double>();
   return numbers;
 }
 
@@ -169,7 +156,7 @@ CompileStep DocumentCompiler::step(double lambda, const Batch& batch, std::vecto
                               warmup_steps(settings_.warmup, of), of, settings_.final_lr};
     optimizers[i].step(learning_rate(schedule, index));
   }
-  const Tensor align = row_means(result.align_M, batch.items), nll = row_means(result.nll_M, batch.items);
+  const Tensor align = item_means(result.align_M, batch.items), nll = item_means(result.nll_M, batch.items);
   int64_t queries = 0, pieces = 0;
   for (size_t i = 0; i < batch.items.size(); ++i) {
     (batch.query[i] ? record.align : record.recon) +=
@@ -191,11 +178,15 @@ bool DocumentCompiler::optimise(double lambda, const CompileWatcher& watcher, St
   ItemStream pieces([this](int64_t epoch) { return items_.pieces_of(epoch); });
   ItemStream queries([this](int64_t epoch) { return items_.queries_of(epoch); });
   ProgressWatch watch(method_.recipe().patience);
-  const int64_t of = steps_in_all();
+  const int64_t of = optimizers.empty() ? 0 : steps_in_all();
   const auto check = [&](int64_t done) {
     const at::NoGradGuard no_grad;
     outcome.last = {done, lambda, {}, without_gradients(method_.memory(backbone_))};
     outcome.last.numbers = measure(outcome.last.memory);
+    if (settings_.keep_parameters)
+      for (const ParameterGroup& group : method_.groups())
+        for (const auto& [name, tensor] : group.tensors)
+          outcome.last.parameters[group.name].emplace(name, tensor.detach().clone());
     if (done == 0) outcome.untrained = outcome.last.numbers;
     selection.offer(outcome.last);
     watcher.check({done, lambda, outcome.last.numbers});
@@ -235,7 +226,8 @@ void DocumentCompiler::reconstruct(const Memory& memory, CompileOutcome& outcome
 std::optional<CompileOutcome> DocumentCompiler::run(const CompileWatcher& watcher) {
   const auto start = Clock::now();
   CompileOutcome outcome;
-  items_.answer(watcher.answered);
+  method_.begin(backbone_, document_);
+  items_.answer(/*all=*/!method_.groups().empty(), watcher.answered);
   outcome.teacher_seconds = seconds_since(start);
   outcome.none = measure(kv_memory(document_.first_rows(document_.prefix)));
   outcome.full = measure(items_.teacher());

@@ -24,6 +24,7 @@ struct CompileSettings {
   std::string schedule = "cosine";
   AdamWOptions adamw;
   int64_t max_new = 128;
+  bool keep_parameters = false;  ///< states hold what was trained
 };
 
 struct CompileStep {

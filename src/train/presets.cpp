@@ -35,12 +35,15 @@ const Keys kPaper = {{"train.steps", "0"},
                      {"compressor.recon.loss", "kl"},
                      {"compressor.patience", "0"}};
 
-/// For a base of some hundred million parameters on a few CPU cores.
+/// For a base of some hundred million parameters on a few CPU cores. On SmolLM2-135M the mean of a block's
+/// embeddings, rescaled to their norm, is so unlike any token that untrained slots are read as noise (NLL of
+/// the probes 9.9 at 8x, none 4.2, uniform 10.8); the block's last token starts where no context does (4.2).
 const Keys kSmall = {{"train.steps", "600"},
                      {"train.lr", "1.0e-3"},
                      {"train.final_lr", "0.1"},
                      {"train.batch", "4"},
                      {"train.valid_every", "50"},
+                     {"compressor.buffers.init", "strided"},
                      {"compressor.buffers.lr", "1.0e-2"},
                      {"compressor.recon.chunk", "128"},
                      {"queries.count", "64"},

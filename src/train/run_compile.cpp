@@ -22,6 +22,8 @@ const CliSpec kSpec = {
     .options = {{"model", "PATH", "the base model"},
                 {"text", "FILE", "the text; - reads standard input"},
                 {"out", "MEMORY", "memory artifact to write (one safetensors file)"},
+                {"keep-lora", "FILE",
+                 "also keep the adapters and buffers that made the memory (safetensors)"},
                 {"preset", "NAME", "default, paper or small (a few CPU cores)"},
                 {"overwrite", "", "replace an existing --out"}},
     .overrides = true};
@@ -110,11 +112,13 @@ int run_compile(const Cli& cli) {
              "--text holds several contexts (found {}, expected 1)", contexts.size());
   install_stop_handlers();
   ContextCompiler compiler(config);
+  if (cli.has("keep-lora")) compiler.keep_parameters();
   Progress progress("compile", config.train.steps);
   const std::optional<MemoryArtifact> artifact = compiler.compile(contexts[0], watcher_of(progress));
   progress.finish();
   if (!artifact) throw Stopped{stop_signal()};
   compiler.save(out, *artifact);
+  if (cli.has("keep-lora")) save_lora(cli.require("keep-lora"), compiler.lora());
   report(cli, out, *artifact);
   return 0;
 }

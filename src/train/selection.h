@@ -6,6 +6,8 @@
 // beats in both numbers.
 #pragma once
 #include <cstdint>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "model/memory.h"
@@ -22,6 +24,8 @@ struct CompileState {
   double lambda = 1;
   CompileNumbers numbers;
   Memory memory;  ///< without gradients
+  /// What was trained, by group and name; only where it is asked for.
+  std::map<std::string, std::map<std::string, Tensor>> parameters = {};
 };
 
 class StateSelection {

@@ -136,6 +136,55 @@ TEST_F(MemoryPrograms, BadInputsNameWhatToDo) {
                  2, "unknown version (found 9");
 }
 
+TEST_F(MemoryPrograms, MeasuredOnQuestionsWithAnswers) {
+  const auto row = [](const char* id, const std::string& text, const char* question, const char* answer) {
+    return Json{{"id", id},
+                {"context", text},
+                {"qas", {{{"qid", "1"}, {"question", question}, {"answers", {answer, "x"}}}}}}
+               .dump() +
+           "\n";
+  };
+  const std::string boris =
+      "Notes: Boris lives in Oslo. The market sells soup. Boris works as a pilot. Boris likes honey.";
+  std::ofstream(dir_ / "qa.jsonl") << R"({"header": {"dataset": "test"}})"
+                                   << "\n"
+                                   << row("a", boris, "What does Boris like?", "honey")
+                                   << row("b", kText, "Where does Tom live?", "Rome");
+  const auto train = [&](const std::string& name, const std::string& keys) {
+    std::ofstream(dir_ / "lcc.yaml") << "compressor: {name: lcc, preset: small, ratio: 8}\n"
+                                        "prompt: {question_prefix: \"Question: \", answer_prefix: \" \"}\n";
+    const Result result =
+        run("ctxc-train", at("lcc.yaml") + " --quiet backbone.path=" + base_ + " data.contexts=[" +
+                              at("qa.jsonl") + "] run.dir=" + at(name) +
+                              " compressor.storage=float32 queries.count=4 queries.held_out=2 "
+                              "queries.max_new=4 train.steps=4 train.valid_every=2 " +
+                              keys);
+    ASSERT_EQ(result.code, 0) << result.err;
+  };
+  train("exact", "compressor.optimise=truncate compressor.ratio=1");
+  train("lcc", "compressor.lora.rank=2");
+  const std::string arguments = "measure --quiet --contexts " + at("qa.jsonl") + " ";
+  ASSERT_EQ(run("ctxc-run", arguments + at("exact") + " " + at("lcc") + " --out " + at("m.jsonl")).code, 0);
+  std::vector<Json> lines;
+  for_each_line(at("m.jsonl"),
+                [&](std::string_view line, int64_t) { lines.push_back(parse_json(line, "m")); });
+  ASSERT_EQ(lines.size(), 2u);
+  for (const Json& line : lines) {
+    const Json& exact = line.at("methods").at("exact");
+    // Gate: the exact keys and values of the context, through the file, read like the context.
+    EXPECT_LT(exact.at("kl").get<double>(), 1e-5);
+    EXPECT_NEAR(exact.at("nll").get<double>(), line.at("full").at("nll").get<double>(), 1e-4);
+    EXPECT_EQ(exact.at("slots"), line.at("tokens"));
+    EXPECT_EQ(line.at("full").at("kl").get<double>() < 1e-6, true);
+    EXPECT_GT(line.at("none").at("kl").get<double>(), 1e-3);
+    EXPECT_GT(line.at("methods").at("lcc").at("kl").get<double>(), 1e-3);
+    EXPECT_NE(line.at("foreign").at("exact"), exact);
+  }
+  // A memory that the base can use: the full context answers what nothing does not.
+  EXPECT_LT(lines[0].at("full").at("nll").get<double>(), lines[0].at("none").at("nll").get<double>());
+  expect_failure(run("ctxc-run", arguments + at("absent")), 3, "has a memory in every run");
+}
+
 TEST_F(MemoryPrograms, TrainCompilesAListAndGoesOn) {
   std::ofstream(dir_ / "more.txt") << "Tom told her. " << kText;
   const std::string arguments =

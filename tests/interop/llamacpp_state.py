@@ -1,39 +1,40 @@
-"""Restores what ctxc-export --to llamacpp-state wrote into a slot of a stock llama-server (of the xllamacpp wheel, on
-SmolLM2-135M) over HTTP and compares its greedy tokens with those of ctxc-run ask; without the state the same prompt must
-give something else. Both layouts: flash attention on and off, float32 and float16 caches.
-
-Skips where xllamacpp or the model (scripts/setup.sh) is absent.
+"""Restores what ctxc-export --to llamacpp-state wrote into a slot of a stock llama-server (of the xllamacpp wheel) over HTTP
+and compares with ctxc-run ask. On the embedded base in float32: all log-probabilities of the first new token, and the greedy
+tokens. On SmolLM2-135M (left out where scripts/setup.sh did not fetch it): the first greedy tokens; llama.cpp multiplies its
+quantised weights with activations that it rounds, so later ones may part. Without the state the same prompt must give
+something else. Both layouts of the values: flash attention on and off.
 """
 import json
 import pathlib
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 
+import torch
+import xllamacpp
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from peft_prompt import ROOT, ctxc  # noqa: E402
+from tiny_gguf import write_gguf  # noqa: E402
 
-try:
-    import xllamacpp
-except ImportError:
-    print("CTXC_SKIP_WHOLE_TEST: xllamacpp is not installed")
-    sys.exit(0)
-
-TEXT = ("The lighthouse of Norrvik was built in 1871 by the engineer Karin Ekdahl. Its lamp burned rapeseed oil until 1903, when "
-        "a petroleum lamp took its place. The keeper, Olof Brandt, kept a diary for forty years and counted every ship.")
-QUESTION = "\n\nWho built the lighthouse?<|im_end|>\n<|im_start|>assistant\n"
+LIGHTHOUSE = ("The lighthouse of Norrvik was built in 1871 by the engineer Karin Ekdahl. Its lamp burned rapeseed oil until "
+              "1903, when a petroleum lamp took its place. The keeper, Olof Brandt, kept a diary for forty years.")
+PEOPLE = ("Notes: Boris lives in Oslo. The market sells soup. Boris works as a pilot. Boris likes honey. Boris owns a boat. "
+          "The road to Lima is long.")
 NEW_TOKENS, PLACEHOLDER = 8, 3
+# Largest difference of a log-probability on float32 weights; llama.cpp's flash attention computes in float16 on CPUs.
+TOLERANCE = {"off": 1e-4, "on": 1e-2}
 
 
-def start_server(model, folder, flash, dtype):
-    params = xllamacpp.CommonParams()
+def start_server(model, folder, flash, dtype, params=None):
+    params = params or xllamacpp.CommonParams()
     params.model.path = str(model)
     params.slot_save_path = str(folder) + "/"
-    params.n_ctx, params.n_parallel, params.port, params.warmup = 1024, 1, 0, False
-    params.cpuparams.n_threads = 1
+    params.n_ctx, params.n_parallel, params.port, params.warmup = 256, 1, 0, False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     kind = xllamacpp.ggml_type.GGML_TYPE_F32 if dtype == "f32" else xllamacpp.ggml_type.GGML_TYPE_F16
     params.cache_type_k = params.cache_type_v = kind
     types = xllamacpp.llama_flash_attn_type
@@ -46,7 +47,7 @@ def post(server, path, body):
                                      {"Content-Type": "application/json"})
     for _ in range(60):
         try:
-            return json.loads(urllib.request.urlopen(request, timeout=900).read())
+            return json.loads(urllib.request.urlopen(request, timeout=120).read())
         except urllib.error.HTTPError as error:
             if error.code != 503:  # still loading
                 sys.exit(f"{path}: {error.code} {error.read().decode()}")
@@ -54,26 +55,32 @@ def post(server, path, body):
     sys.exit("the server does not become ready")
 
 
-def complete(server, rows, ids):
-    answer = post(server, "/completion", {"prompt": [PLACEHOLDER] * rows + ids, "id_slot": 0, "cache_prompt": True,
-                                          "n_predict": NEW_TOKENS, "temperature": 0, "return_tokens": True})
-    return answer["tokens"], answer["timings"].get("cache_n", answer.get("tokens_cached"))
+def complete(server, rows, ids, probabilities):
+    return post(server, "/completion", {"prompt": [PLACEHOLDER] * rows + ids, "id_slot": 0, "cache_prompt": True,
+                                        "n_predict": NEW_TOKENS, "temperature": 0, "return_tokens": True,
+                                        "n_probs": probabilities})
 
 
-def main(work):
-    models = sorted((ROOT / ".deps/models").glob("*.gguf"))
-    if not models:
-        print("CTXC_SKIP_WHOLE_TEST: .deps/models holds no GGUF")
-        return
+def largest_difference(answer, logits):
+    """Of the log-probabilities of the first new token, over all that the server lists."""
+    ours = torch.log_softmax(logits.double(), 0)
+    listed = answer["completion_probabilities"][0]["top_logprobs"]
+    if len(listed) != len(ours):
+        sys.exit(f"the server lists {len(listed)} of {len(ours)} tokens")
+    return max(abs(entry["logprob"] - ours[entry["id"]].item()) for entry in listed)
+
+
+def check(base, text, question, work, ratio, exact):
     memory, logits = work / "memory.safetensors", work / "logits.safetensors"
-    (work / "text.txt").write_text(TEXT)
-    # One slot for two tokens; quality is not the point, a memory that matters is.
-    ctxc("ctxc-run", "compile", "--model", models[0], "--text", work / "text.txt", "--out", memory, "--preset", "small",
-         "compressor.ratio=2", "compressor.optimise=kv", "compressor.storage=float32", "compressor.recon.chunk=16",
+    (work / "text.txt").write_text(text)
+    # Quality is not the point: a memory that changes the answer is.
+    ctxc("ctxc-run", "compile", "--model", base, "--text", work / "text.txt", "--out", memory, "--preset", "small",
+         f"compressor.ratio={ratio}", "compressor.optimise=kv", "compressor.storage=float32", "compressor.recon.chunk=16",
          "queries.count=2", "queries.held_out=1", "queries.max_new=2", "train.steps=2", "train.valid_every=0", "--quiet")
     answer = ctxc("ctxc-run", "ask", "--memory", memory, "--raw", "--json", "--max-new-tokens", str(NEW_TOKENS),
-                  "--logits", logits, QUESTION)
-    ids = load_file(logits)["input_ids"][0].tolist()
+                  "--logits", logits, question)
+    asked = load_file(logits)
+    ids, expected = asked["input_ids"][0].tolist(), answer["tokens"]
     record = ctxc("ctxc-inspect", memory, "--json")["record"]
     rows = record["n_slots"] + record["n_header"]
     for flash, dtype in (("on", "f32"), ("off", "f32"), ("on", "f16")):
@@ -81,18 +88,35 @@ def main(work):
         folder.mkdir()
         ctxc("ctxc-export", "--in", memory, "--to", "llamacpp-state", "--out", folder / "memory.bin", "--dtype", dtype,
              "--llama-flash-attention", flash, "--llama-placeholder", str(PLACEHOLDER))
-        server = start_server(models[0], folder, flash, dtype)
-        without, _ = complete(server, rows, ids)
+        server = start_server(base, folder, flash, dtype)
+        probabilities = asked["logits"].shape[-1] if exact else 0
+        without = complete(server, rows, ids, 0)["tokens"]
         post(server, "/slots/0?action=erase", {})
         post(server, "/slots/0?action=restore", {"filename": "memory.bin"})
-        tokens, cached = complete(server, rows, ids)
-        print(f"flash attention {flash}, {dtype}: {rows} rows, {cached} from the cache; llama-server {tokens}, "
-              f"ctxc {answer['tokens']}, without the state {without}")
-        agree = sum(a == b for a, b in zip(tokens, answer["tokens"]))
-        # ctxc multiplies dequantised weights, llama.cpp quantises the activations: late tokens may part.
-        if agree < (3 if dtype == "f16" else 4) or tokens == without:
+        found = complete(server, rows, ids, probabilities)
+        tokens, cached = found["tokens"], found["timings"]["cache_n"]
+        print(f"{base.name}, flash attention {flash}, {dtype}: {cached} of {rows} rows from the slot; llama-server "
+              f"{tokens}, ctxc {expected}, without the state {without}", flush=True)
+        compared = len(expected) if exact else 4
+        if cached != rows or tokens[:compared] != expected[:compared] or without[:compared] == expected[:compared]:
             sys.exit("llama-server does not read the memory as ctxc does")
+        if exact:
+            difference = largest_difference(found, asked["logits"][0, -1])
+            print(f"  largest difference of a log-probability {difference:.1e}")
+            if not difference <= TOLERANCE[flash]:
+                sys.exit("llama-server computes other logits than ctxc")
         del server
+
+
+def main(work):
+    tiny = work / "tiny-facts.gguf"
+    write_gguf(ROOT / "models/tiny-facts", tiny)
+    (work / "tiny").mkdir()
+    check(tiny, PEOPLE, "Question: Boris likes", work / "tiny", ratio=1, exact=True)
+    for model in sorted((ROOT / ".deps/models").glob("SmolLM2*.gguf"))[:1]:
+        (work / "smollm2").mkdir()
+        check(model, LIGHTHOUSE, "\n\nWho built the lighthouse?<|im_end|>\n<|im_start|>assistant\n", work / "smollm2",
+              ratio=2, exact=False)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ import pathlib
 import sys
 import tempfile
 
+import peft
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from peft_prompt import NEW_TOKENS, QUESTION, SLOTS, TOLERANCE, ctxc, make_base, make_memory  # noqa: E402
@@ -33,12 +35,12 @@ def check_cache(model, folder, ids, ours, expected):
     sys.path.insert(0, str(folder))
     import load_cache
     with torch.no_grad():
-        logits = model(input_ids=ids, past_key_values=load_cache.load_cache(model)).logits
+        logits = model(input_ids=ids, **{load_cache.argument(model): load_cache.load_cache(model)}).logits
         tokens = load_cache.generate(model, ids, max_new_tokens=NEW_TOKENS, do_sample=False)[0].tolist()
     check("transformers, DynamicCache", relative(logits, ours), tokens, expected)
 
 
-def check_prefix(model, folder, ids, ours, expected):
+def check_prefix(name, model, folder, ids, ours, expected):
     adapted = PeftModel.from_pretrained(model, folder).eval()
     both = ids.repeat(2, 1)
     with torch.no_grad():
@@ -46,8 +48,8 @@ def check_prefix(model, folder, ids, ours, expected):
         tokens = adapted.generate(input_ids=both, attention_mask=torch.ones_like(both), max_new_tokens=NEW_TOKENS,
                                   do_sample=False)[:, ids.shape[1]:].tolist()
     if tokens[0] != tokens[1]:
-        sys.exit("peft: the rows of a batch of two differ")
-    check("peft, PREFIX_TUNING, batch of two", relative(logits, ours.repeat(2, 1, 1)), tokens[0], expected)
+        sys.exit(f"{name}: the rows of a batch of two differ")
+    check(f"{name}, batch of two", relative(logits, ours.repeat(2, 1, 1)), tokens[0], expected)
 
 
 def check_vllm(folder, rows):
@@ -75,12 +77,18 @@ def main(work):
     with torch.no_grad():
         if not (model(input_ids=ids).logits - logits).abs().max() > 0.01:
             sys.exit("the memory changes nothing: the comparison proves nothing")
-    for target in ("hf-cache", "peft-prefix"):
+    for target in ("hf-cache", "peft-prefix", "peft-cartridge"):
         ctxc("ctxc-export", "--in", memory, "--to", target, "--out", work / target)
     ctxc("ctxc-export", "--in", soft, "--to", "vllm-embeds", "--out", work / "vllm")
     check_cache(model, work / "hf-cache", ids, logits, expected)
     check_vllm(work / "vllm", load_file(soft)["embeds"])
-    check_prefix(model, work / "peft-prefix", ids, logits, expected)
+    for kind, target in (("PREFIX_TUNING", "peft-prefix"), ("CARTRIDGE", "peft-cartridge")):
+        if kind in peft.PeftType.__members__:
+            # PeftModel changes the model it is given.
+            check_prefix(f"peft {peft.__version__}, {kind}", LlamaForCausalLM.from_pretrained(base).eval(), work / target,
+                         ids, logits, expected)
+        elif target == "peft-prefix":
+            sys.exit(f"peft {peft.__version__} has no {kind}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 ROOT = pathlib.Path(os.environ.get("CTXC_ROOT", pathlib.Path(__file__).resolve().parents[2]))
 BIN = pathlib.Path(os.environ.get("CTXC_BIN", ROOT / "build/release/bin"))
 QUESTION = "Where does Ada live?"
-SLOTS, NEW_TOKENS, TOLERANCE = 7, 12, 1e-4
+SLOTS, NEW_TOKENS, TOLERANCE, ROPE_THETA = 7, 12, 1e-4, 10000.0  # transformers 5 keeps theta elsewhere than 4
 
 
 def ctxc(program, *arguments):
@@ -75,7 +75,7 @@ def make_memory(path, base, model):
             "model": {"name_or_path": str(base), "architecture": "LlamaForCausalLM",
                       "num_hidden_layers": config.num_hidden_layers, "num_key_value_heads": config.num_key_value_heads,
                       "head_dim": config.head_dim, "hidden_size": config.hidden_size, "vocab_size": config.vocab_size,
-                      "rope_theta": config.rope_theta, "rope_scaling": None, "weights_fingerprint": fingerprint,
+                      "rope_theta": ROPE_THETA, "rope_scaling": None, "weights_fingerprint": fingerprint,
                       "dtype": "F32"},
             "tokenizer_sha256": seen["tokenizer"]["sha256"]}
     save_file({"embeds": embeds}, path, metadata={"ctxc": json.dumps(info), "format": "pt"})

@@ -11,6 +11,8 @@
 #include "throws.h"
 #include "train/compile_run.h"
 #include "train/context_compiler.h"
+#include "train/trainer.h"
+#include "train_runs.h"
 
 namespace ctxc {
 namespace {
@@ -185,18 +187,60 @@ TEST_F(Compile, ExactKeysOfTheContextAreTheTeacher) {
 
 TEST_F(Compile, ReferencesAndVariantsRun) {
   for (const char* keys :
-       {"compressor.optimise=buffers", "compressor.optimise=kv", "compressor.artifact=embeds",
-        "compressor.align_loss=mse", "compressor.align_loss=ce", "compressor.recon.loss=none",
-        "compressor.lambda=0", "compressor.coupled=true", "compressor.lora_scope=all",
-        "compressor.pos=spread", "compressor.lambda=auto", "compressor.storage=int8"}) {
+       {"compressor.optimise=buffers", "compressor.optimise=kv", "compressor.optimise=snapkv",
+        "compressor.optimise=truncate", "compressor.artifact=embeds", "compressor.align_loss=mse",
+        "compressor.align_loss=ce", "compressor.recon.loss=none", "compressor.lambda=0",
+        "compressor.coupled=true", "compressor.lora_scope=all", "compressor.pos=spread",
+        "compressor.lambda=auto", "compressor.storage=int8"}) {
     const RunConfig settings = config({keys, "train.steps=2", "train.valid_every=1"});
     ContextCompiler compiler(settings);
     const auto artifact = compiler.compile({"a", kText}, {});
     ASSERT_TRUE(artifact) << keys;
     compiler.save((folder_ / "v.safetensors").string(), *artifact);
-    const int64_t steps = std::string(keys) == "compressor.lambda=auto" ? 6 : 2;
-    EXPECT_EQ(artifact->info["metrics"]["steps"], steps) << keys;
+    const std::string key = keys;
+    const bool untrained = key.ends_with("snapkv") || key.ends_with("truncate");
+    EXPECT_EQ(artifact->info["metrics"]["steps"], untrained                      ? 0
+                                                  : key.ends_with("lambda=auto") ? 6
+                                                                                 : 2)
+        << key;
+    const size_t named = artifact->info["method"].get<std::string>().find("optimise");
+    EXPECT_EQ(named != std::string::npos, key.find("optimise") != std::string::npos);
   }
+}
+
+TEST_F(Compile, StartsFromTheSlotsOfATrainedCompressor) {
+  const std::string base = (testing::root() / "models/tiny-facts").string(),
+                    run = (folder_ / "comprexit").string();
+  const auto train = [&](const std::string& directory, const std::string& path) {
+    const RunConfig trained = testing::tiny_config(
+        directory,
+        {"backbone.init=pretrained", "backbone.path=" + path, "train.steps=1", "train.valid_every=0"},
+        "{name: comprexit, ratio: 8, window: 16, gate_width: 16, metric_width: 16}", false);
+    Trainer(trained, FolderUse::kNew).run();
+  };
+  train(run, base);
+  const RunConfig settings =
+      config({"compressor.warm_start=" + run, "compressor.optimise=buffers", "train.steps=1"});
+  const auto warm = ContextCompiler(settings).compile({"a", kText}, {});
+  const RunConfig without = config({"compressor.optimise=buffers", "train.steps=1"});
+  const auto cold = ContextCompiler(without).compile({"a", kText}, {});
+  EXPECT_NE(warm->info["metrics"]["untrained"], cold->info["metrics"]["untrained"]);
+  EXPECT_EQ(warm->info["metrics"]["none"], cold->info["metrics"]["none"]);
+  expect_error(ErrorKind::kUsage, "expected 1 to", [&] {
+    const RunConfig fewer = config({"compressor.warm_start=" + run, "compressor.ratio=16"});
+    ContextCompiler(fewer).compile({"a", kText}, {});
+  });
+  // The same shape, one weight another: a compressor of that base starts nothing here.
+  const fs::path other = folder_ / "other";
+  fs::copy(base, other);
+  std::string weights = read_file((other / "model.safetensors").string());
+  weights.back() ^= 1;
+  write_file_atomic((other / "model.safetensors").string(), weights);
+  train((folder_ / "foreign").string(), other.string());
+  expect_error(ErrorKind::kInput, "weights_fingerprint",
+               [&] { ContextCompiler(config({"compressor.warm_start=" + (folder_ / "foreign").string()})); });
+  expect_error(ErrorKind::kInput, "holds no checkpoint",
+               [&] { ContextCompiler(config({"compressor.warm_start=absent"})); });
 }
 
 TEST_F(Compile, LongTextsInSegments) {

@@ -4,7 +4,9 @@
 
 #include "core/file.h"
 #include "model/blocks/buffers.h"
+#include "model/blocks/eviction.h"
 #include "model/distill.h"
+#include "model/layers.h"
 #include "model/per_document.h"
 #include "model/reading.h"
 #include "testing.h"
@@ -164,6 +166,81 @@ TEST_F(LccPasses, BaselinesStartFromTheUntrainedBuffers) {
   EXPECT_FALSE(kv->adapters().has_value());
 }
 
+TEST_F(LccPasses, StartsFromGivenSlots) {
+  const at::NoGradGuard no_grad;
+  Document document = read_document(*backbone_, header_, context_);
+  document.start_KD = random_tensor({4, 32}, 9);
+  for (const char* optimise : {"buffers", "lora", "kv"}) {
+    const auto lcc = method(fmt::format(", optimise: {}", optimise));
+    lcc->begin(*backbone_, document);
+    EXPECT_EQ(lcc->memory(*backbone_).kv[0].key_BGKE.size(2), 3 + 4) << optimise;
+    if (std::string(optimise) == "kv") continue;
+    EXPECT_TRUE(at::equal(lcc->groups()[0].tensors[0].second, document.start_KD));
+  }
+}
+
+TEST_F(LccPasses, TruncationIsTheFirstTokens) {
+  const at::NoGradGuard no_grad;
+  const auto truncate = method(", optimise: truncate");
+  const Document document = read_document(*backbone_, header_, context_);
+  truncate->begin(*backbone_, document);
+  EXPECT_TRUE(truncate->groups().empty());
+  const Memory memory = truncate->memory(*backbone_);
+  const Document cut =
+      read_document(*backbone_, header_, Tokens(context_.begin(), context_.begin() + kSlots));
+  EXPECT_LT(relative_error(memory.kv[2].key_BGKE, cut.frozen[2].key_BGKE), 1e-5);
+  EXPECT_LT(relative_error(memory.kv[2].value_BGKE, cut.frozen[2].value_BGKE), 1e-5);
+}
+
+TEST_F(LccPasses, SnapKvKeepsRowsOfTheContextInOrder) {
+  const at::NoGradGuard no_grad;
+  const auto snapkv = method(", optimise: snapkv");
+  const Document document = read_document(*backbone_, header_, context_);
+  snapkv->begin(*backbone_, document);
+  const Memory memory = snapkv->memory(*backbone_);
+  ASSERT_EQ(memory.kv[0].key_BGKE.size(2), 3 + kSlots);
+  EXPECT_EQ(memory.next_position_B.item<int64_t>(), 3 + kSlots);
+  bool chosen = false;
+  // Equal tokens have equal values in layer 0.
+  for (size_t layer = 1; layer < 3; ++layer) {
+    EXPECT_TRUE(at::equal(memory.kv[layer].key_BGKE.narrow(2, 0, 3),
+                          document.frozen[layer].key_BGKE.narrow(2, 0, 3)));
+    for (int64_t group = 0; group < 2; ++group) {
+      const Tensor whole = document.frozen[layer].value_BGKE[0][group];
+      int64_t before = 2;
+      for (int64_t slot = 3; slot < 3 + kSlots; ++slot) {
+        // The value names the column it came from; the key is that column's, turned back to the slot.
+        const Tensor same = (whole == memory.kv[layer].value_BGKE[0][group][slot]).all(1).nonzero().flatten();
+        ASSERT_EQ(same.numel(), 1);
+        const int64_t column = same.item<int64_t>();
+        EXPECT_GT(column, before);
+        before = column;
+        chosen = chosen || column != slot;
+        const Tensor key =
+            shift_keys(document.frozen[layer].key_BGKE[0][group].narrow(0, column, 1),
+                       at::full({1}, slot - column, at::kLong), backbone_->inverse_frequencies());
+        EXPECT_LT(relative_error(memory.kv[layer].key_BGKE[0][group].narrow(0, slot, 1), key), 1e-5);
+      }
+      EXPECT_EQ(before, 3 + kLength - 1);  // the window is kept
+    }
+  }
+  EXPECT_TRUE(chosen);
+  // All of it: the context itself.
+  const auto all = snapkv_rows(*backbone_, document, kLength);
+  EXPECT_LT(relative_error(all[2].key_BGKE, document.frozen[2].key_BGKE.narrow(2, 3, kLength)), 1e-5);
+}
+
+TEST(SnapKv, KeepsWhatTheWindowAttendsTo) {
+  // One group with two heads, ten columns; behind one column of header. Both window rows look along the first
+  // axis.
+  const Tensor key = at::zeros({1, 10, 4}), query = at::zeros({2, 2, 4});
+  query.select(2, 0).fill_(8);
+  key[0][5][0] = 4;  // loud: its neighbours are kept for its sake
+  key[0][0][0] = 5;  // the header is not voted on
+  EXPECT_TRUE(
+      at::equal(snapkv_columns(query, key, 1, 7), at::tensor({3, 4, 5, 6, 7, 8, 9}, at::kLong).unsqueeze(0)));
+}
+
 TEST_F(LccPasses, EmbedsAreReadBehindTheHeader) {
   const at::NoGradGuard no_grad;
   const auto lcc = method(", artifact: embeds");
@@ -212,6 +289,9 @@ TEST(LccConfig, WrongRecipesAreRefused) {
                [&] { make("lambda: much"); });
   expect_error(ErrorKind::kUsage, "nothing to learn from", [&] { make("lambda: 0, recon: {loss: none}"); });
   expect_error(ErrorKind::kUsage, "no input embeddings", [&] { make("optimise: kv, artifact: embeds"); });
+  expect_error(ErrorKind::kUsage, "no input embeddings", [&] { make("optimise: snapkv, artifact: embeds"); });
+  expect_error(ErrorKind::kUsage, "no buffers to start",
+               [&] { make("optimise: truncate, warm_start: runs/a"); });
   expect_error(ErrorKind::kUsage, "qproj", [&] { make("lora: {targets: [qproj]}"); });
   const auto method = make_compressor(Yaml::parse("{name: lcc}", "test"),
                                       {.backbone = testing::tiny_llama(), .head_ids = {}, .seed = 0});

@@ -4,10 +4,12 @@
 
 #include "core/base64.h"
 #include "core/file.h"
+#include "core/gguf.h"
 #include "eval/exporter.h"
 #include "eval/llama_state.h"
 #include "eval/memory_export.h"
 #include "model/layers.h"
+#include "model/lora_artifact.h"
 #include "model/memory_edit.h"
 #include "model/weights.h"
 #include "testing.h"
@@ -58,6 +60,82 @@ class MemoryExport : public ::testing::Test {
   MemoryArtifact memory_;
   std::string in_;
 };
+
+/// Two layers of kv_artifact's base (4 query heads of 4), rank 3, on q, v and down.
+LoraArtifact lora_artifact() {
+  LoraArtifact lora;
+  lora.config = {.rank = 3, .alpha = 6, .targets = {"q_proj", "v_proj", "down_proj"}};
+  uint64_t index = 1;
+  for (int64_t layer = 0; layer < 2; ++layer)
+    for (const auto& [name, out, in] :
+         {std::tuple("q_proj", 16, 24), {"v_proj", 12, 24}, {"down_proj", 24, 40}}) {
+      lora.tensors[fmt::format("layers.{}.{}.lora_A", layer, name)] = random_tensor({3, in}, index++);
+      lora.tensors[fmt::format("layers.{}.{}.lora_B", layer, name)] = random_tensor({out, 3}, index++);
+    }
+  lora.buffers_KD = random_tensor({5, 24}, 90);
+  lora.info["model"] = kv_artifact().info["model"];
+  return lora;
+}
+
+TEST_F(MemoryExport, AdaptersOfPeftAndLlamaCpp) {
+  const LoraArtifact lora = lora_artifact();
+  ExportRequest request = this->request("peft-lora");
+  request.in = (folder_ / "lora.safetensors").string();
+  save_lora(request.in, lora);
+  run_export("peft-lora", request, false);
+  const Json config = read_json_file((folder_ / "peft-lora/adapter_config.json").string());
+  EXPECT_EQ(config.at("peft_type"), "LORA");
+  EXPECT_EQ(config.at("r"), 3);
+  EXPECT_EQ(config.at("lora_alpha"), 6.0);
+  const auto tensors = load_tensors((folder_ / "peft-lora/adapter_model.safetensors").string());
+  ASSERT_EQ(tensors.size(), 12u);
+  EXPECT_TRUE(at::equal(tensors.at("base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"),
+                        lora.tensors.at("layers.1.q_proj.lora_B")));
+  EXPECT_TRUE(at::equal(tensors.at("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"),
+                        lora.tensors.at("layers.0.down_proj.lora_A")));
+  EXPECT_TRUE(at::equal(load_tensors((folder_ / "peft-lora/buffers.safetensors").string()).at("buffers"),
+                        lora.buffers_KD));
+
+  request.out = (folder_ / "lora.gguf").string();
+  run_export("llamacpp-lora", request, false);
+  const GgufFile file(request.out);
+  EXPECT_EQ(file.string("general.type"), "adapter");
+  EXPECT_EQ(file.string("adapter.type"), "lora");
+  EXPECT_EQ(file.number("adapter.lora.alpha"), 6.0);
+  ASSERT_EQ(file.tensors().size(), 12u);
+  const auto values = [&](const std::string& name) {
+    const GgufTensor& tensor = file.tensors().at(name);
+    Tensor back = at::empty(tensor.shape, at::kFloat);
+    dequantize(tensor, {back.mutable_data_ptr<float>(), static_cast<size_t>(back.numel())});
+    return back;
+  };
+  EXPECT_TRUE(at::equal(values("blk.1.attn_v.weight.lora_b"), lora.tensors.at("layers.1.v_proj.lora_B")));
+  EXPECT_TRUE(
+      at::equal(values("blk.0.ffn_down.weight.lora_a"), lora.tensors.at("layers.0.down_proj.lora_A")));
+  // Rows of a head of four: 0, 2, 1, 3.
+  const Tensor order = at::tensor({0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15}, at::kLong);
+  EXPECT_TRUE(at::equal(values("blk.1.attn_q.weight.lora_b"),
+                        lora.tensors.at("layers.1.q_proj.lora_B").index_select(0, order)));
+}
+
+TEST_F(MemoryExport, WrongAdaptersAreRefused) {
+  const std::string path = (folder_ / "lora.safetensors").string();
+  const auto refused = [&](const std::string& part, const std::function<void(LoraArtifact&)>& spoil) {
+    LoraArtifact lora = lora_artifact();
+    spoil(lora);
+    save_lora(path, lora);
+    expect_error(ErrorKind::kInput, part, [&] { load_lora(path); });
+  };
+  refused("lacks one of", [](LoraArtifact& lora) { lora.tensors.erase("layers.1.q_proj.lora_A"); });
+  refused("does not fit", [](LoraArtifact& lora) { lora.config.rank = 2; });
+  refused("does not fit", [](LoraArtifact& lora) {
+    lora.tensors["layers.0.v_proj.lora_B"] = random_tensor({8, 3}, 1);
+  });
+  refused("no adapter is called so", [](LoraArtifact& lora) {
+    lora.tensors["layers.0.x_proj.lora_A"] = random_tensor({3, 24}, 1);
+  });
+  expect_error(ErrorKind::kInput, "holds no adapters", [&] { load_lora(in_); });
+}
 
 TEST_F(MemoryExport, PeftPrefixAndCartridge) {
   for (const std::string target : {"peft-prefix", "peft-cartridge"}) {

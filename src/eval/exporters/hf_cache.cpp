@@ -16,6 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kLoader = R"("""Loads a compressed context of ctxc as a cache of transformers."""
+import inspect
 import json
 import pathlib
 
@@ -34,20 +35,25 @@ def load_cache(model, folder=FOLDER):
                                    for kind in ("key", "value")) for layer in range(layers)])
 
 
+def argument(model):
+    """Newer versions of transformers call it `cache`."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 def generate(model, query_ids, folder=FOLDER, **options):
     """New token ids after the memory and query_ids [1, S]. The placeholders stand for the memory's rows: without them
     some versions of transformers go on at wrong positions, without an error."""
     cache = load_cache(model, folder)
     rows = cache.get_seq_length()
     ids = torch.cat([query_ids.new_zeros(1, rows), query_ids], dim=1)
-    out = model.generate(input_ids=ids, past_key_values=cache, attention_mask=torch.ones_like(ids), **options)
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **{argument(model): cache}, **options)
     return out[:, ids.shape[1]:]
 )";
 
 constexpr const char* kUse = R"(python
-from load_cache import generate, load_cache    # this folder on sys.path
+from load_cache import argument, generate, load_cache    # this folder on sys.path
 new_ids = generate(model, tokenizer(question, add_special_tokens=False, return_tensors="pt").input_ids, max_new_tokens=64)
-logits = model(input_ids=query_ids, past_key_values=load_cache(model)).logits)";
+logits = model(input_ids=query_ids, **{argument(model): load_cache(model)}).logits)";
 
 void write_hf_cache(const ExportRequest& request) {
   const MemoryArtifact memory = load_kv(request, "hf-cache");

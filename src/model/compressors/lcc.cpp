@@ -7,11 +7,13 @@
 // The LoRA is thrown away; the keys and values are the artifact. Variant `artifact: embeds` (ICAE's form):
 // the buffers' last hidden states before the final norm, times a learned scale, are read as input embeddings.
 // Baselines in the same loop: `optimise: buffers` (no LoRA), `optimise: kv` (the slots' keys and values
-// themselves, as in Cartridges). What the paper leaves open is marked [N] in the design page.
+// themselves, as in Cartridges), `optimise: snapkv | truncate` (rows of the context, nothing is trained).
+// What the paper leaves open is marked [N] in the design page.
 #include <optional>
 
 #include "core/error.h"
 #include "model/blocks/buffers.h"
+#include "model/blocks/eviction.h"
 #include "model/lora_parameters.h"
 #include "model/per_document.h"
 
@@ -45,8 +47,10 @@ struct LccConfig {
         .one_of({"default", "paper", "small"});
     f("ratio", ratio, "context tokens per slot").min(1).unit("tokens");
     f("optimise", optimise,
-      "lora: buffers and LoRA; buffers: without LoRA; kv: the slots' keys and values themselves")
-        .one_of({"lora", "buffers", "kv"});
+      "lora: buffers and LoRA; buffers: without LoRA; kv: the slots' keys and values themselves; untrained: "
+      "snapkv "
+      "(tokens that the end of the context attends to), truncate (its first tokens)")
+        .one_of({"lora", "buffers", "kv", "snapkv", "truncate"});
     f("artifact", artifact, "kind of memory that is compiled").one_of({"kv", "embeds"});
     f("lora_scope", lora_scope,
       "rows the LoRA acts on: the buffers' (the context is then read once, by the frozen base), or the "
@@ -66,8 +70,12 @@ class Lcc : public PerDocument {
  public:
   using Config = LccConfig;
   Lcc(Config config, CompressorSetup setup) : config_(std::move(config)), setup_(std::move(setup)) {
-    CTXC_CHECK(config_.optimise != "kv" || config_.artifact == "kv", ErrorKind::kUsage,
-               "set compressor.artifact=kv", "compressor.optimise: kv has no input embeddings to export");
+    const bool embeds = config_.optimise == "lora" || config_.optimise == "buffers";
+    CTXC_CHECK(embeds || config_.artifact == "kv", ErrorKind::kUsage, "set compressor.artifact=kv",
+               "compressor.optimise: {} has no input embeddings to export", config_.optimise);
+    CTXC_CHECK(!evicts() || config_.recipe.warm_start.empty(), ErrorKind::kUsage,
+               "leave compressor.warm_start out", "compressor.optimise: {} has no buffers to start",
+               config_.optimise);
     config_.recipe.lambdas();  // refused here rather than after the teacher has answered
   }
 
@@ -78,14 +86,22 @@ class Lcc : public PerDocument {
 
   void begin(const Backbone& backbone, const Document& document) override {
     document_ = document;
-    slots_ = slots_for(document.length());
-    frame_ = buffer_frame(config_.pos, config_.spread_mask, document.prefix, document.length(), slots_);
-    buffers_KD_ =
-        initial_buffers(config_.buffers.init, backbone, document.context, slots_, setup_.seed).detach();
+    slots_ = document.start_KD.defined() ? document.start_KD.size(0) : slots_for(document.length());
     lora_.reset();
     keys_.clear();
     values_.clear();
+    kept_.clear();
     scale_ = Tensor();
+    if (evicts()) {
+      kept_ = config_.optimise == "snapkv" ? snapkv_rows(backbone, document, slots_)
+                                           : truncated_rows(document, slots_);
+      return;
+    }
+    frame_ = buffer_frame(config_.pos, config_.spread_mask, document.prefix, document.length(), slots_);
+    buffers_KD_ =
+        document.start_KD.defined()
+            ? document.start_KD.to(at::kFloat).clone()
+            : initial_buffers(config_.buffers.init, backbone, document.context, slots_, setup_.seed).detach();
     if (config_.optimise == "lora")
       lora_.emplace(config_.lora, backbone.config(), setup_.seed, backbone.device());
     if (config_.artifact == "embeds") begin_scale(backbone);
@@ -95,7 +111,7 @@ class Lcc : public PerDocument {
 
   Memory memory(const Backbone& backbone) override {
     if (config_.artifact == "embeds") return embeds_memory(backbone);
-    std::vector<KvPair> kv = config_.optimise == "kv" ? free_kv() : compile(backbone).kv;
+    std::vector<KvPair> kv = evicts() ? kept_ : config_.optimise == "kv" ? free_kv() : compile(backbone).kv;
     const std::vector<KvPair> prefix = document_.first_rows(document_.prefix);
     for (size_t layer = 0; layer < kv.size(); ++layer)
       kv[layer] = {at::cat({prefix[layer].key_BGKE, kv[layer].key_BGKE}, 2),
@@ -105,6 +121,7 @@ class Lcc : public PerDocument {
 
   std::vector<ParameterGroup> groups() const override {
     std::vector<ParameterGroup> groups;
+    if (evicts()) return groups;
     if (config_.optimise == "kv") {
       ParameterGroup group{"kv", {}, config_.kv_lr};
       for (size_t layer = 0; layer < keys_.size(); ++layer) {
@@ -124,6 +141,9 @@ class Lcc : public PerDocument {
   }
 
  private:
+  /// Rows of the context itself: nothing to train.
+  bool evicts() const { return config_.optimise == "snapkv" || config_.optimise == "truncate"; }
+
   /// The compile pass: hidden states before the final norm [K, D], and the slots' keys (already turned to
   /// where they are served) and values.
   ForwardResult compile(const Backbone& backbone) const {
@@ -214,6 +234,7 @@ class Lcc : public PerDocument {
   Tensor buffers_KD_, scale_;
   std::optional<LoraParameters> lora_;
   std::vector<Tensor> keys_, values_;  ///< optimise: kv
+  std::vector<KvPair> kept_;           ///< optimise: snapkv, truncate
 };
 
 CTXC_REGISTER_COMPRESSOR("lcc", Lcc,
