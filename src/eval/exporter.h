@@ -17,9 +17,9 @@ struct ExportRequest {
   uint64_t shard_bytes = 5'000'000'000;  ///< largest weight file of a folder
   int64_t offset = 0;                    ///< positions by which the keys of a memory are moved
   int64_t llama_state_version = 0;       ///< of the llama.cpp state file; 0 = not said
-  std::string llama_state_like;          ///< a state file saved by the user's llama.cpp, to copy the form of
-  std::string llama_flash_attention;     ///< of the server that will read it: on | off; "" = not said
-  int64_t llama_placeholder = -1;        ///< token id that stands for a row; -1 = not said
+  std::string llama_state_like = {};     ///< a state file saved by the user's llama.cpp, to copy the form of
+  std::string llama_flash_attention = {};  ///< of the server that will read it: on | off; "" = not said
+  int64_t llama_placeholder = -1;          ///< token id that stands for a row; -1 = not said
 };
 
 struct Exporter {

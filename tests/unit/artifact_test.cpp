@@ -146,8 +146,10 @@ TEST(PeerCheckpoint, SettingsInBothDirections) {
   const std::string out = (folder / "out").string();
   save_peer_checkpoint(out, *method.backbone, *method.compressor, method.section, 40, tokenizer_folder());
   const Json written = read_json_file(out + "/config.json");
-  for (const auto& [key, value] : config.items())
-    if (key != "backbone_config_dict") EXPECT_EQ(written.at(key), value) << key;
+  for (const auto& [key, value] : config.items()) {
+    if (key == "backbone_config_dict") continue;
+    EXPECT_EQ(written.at(key), value) << key;
+  }
   const auto before = load_tensors(golden()), after = load_tensors(out);
   ASSERT_EQ(before.size(), after.size());
   for (const auto& [name, tensor] : before) EXPECT_TRUE(at::equal(tensor, after.at(name))) << name;
