@@ -43,11 +43,12 @@ def read_runs():
             level, noise = os.path.basename(os.path.dirname(path)).split("-", 1)
             entry = json.load(open(path))["entries"][0]
             match = entry["exact_match"]
-            rows.append({"stage": stage, "cell": cell, "seed": seed, "level": level, "noise": noise,
-                         "exact_match": f"{match['value']:.2f}", "low": f"{match['low']:.2f}", "high": f"{match['high']:.2f}",
-                         "questions": entry["n"], "valid_ce": f"{valid['ce']:.4f}", "steps": len(steps),
-                         "rate_nats_per_token": f"{last['rate_nats_per_token']:.2f}", "rate_nats": f"{last['rate_nats']:.1f}",
-                         "rate_tight": f"{last['rate_tight']:.1f}", "seconds": f"{sum(row['seconds'] for row in steps):.0f}"})
+            rows.append({
+                "stage": stage, "cell": cell, "seed": seed, "level": level, "noise": noise,
+                "exact_match": f"{match['value']:.2f}", "low": f"{match['low']:.2f}", "high": f"{match['high']:.2f}",
+                "questions": entry["n"], "valid_ce": f"{valid['ce']:.4f}", "steps": len(steps),
+                "rate_nats_per_token": f"{last['rate_nats_per_token']:.2f}", "rate_nats": f"{last['rate_nats']:.1f}",
+                "rate_tight": f"{last['rate_tight']:.1f}", "seconds": f"{sum(row['seconds'] for row in steps):.0f}"})
     return rows
 
 
@@ -78,12 +79,13 @@ def t_bound(freedom, p=0.05):
 
 class Table:
     def __init__(self, rows):
-        self.match, self.other = {}, {}  # (stage, cell) -> level -> noise -> seed -> exact match; (stage, cell) -> key -> values
+        self.match = {}  # (stage, cell) -> level -> noise -> seed -> exact matches
+        self.other = {}  # (stage, cell) -> column -> values
         for row in rows:
             cell = (row["stage"], row["cell"])
             noise = "seeded" if row["noise"].startswith(SEEDED) else row["noise"]
-            self.match.setdefault(cell, {}).setdefault(row["level"], {}).setdefault(noise, {}).setdefault(row["seed"], []).append(
-                float(row["exact_match"]))
+            seeds = self.match.setdefault(cell, {}).setdefault(row["level"], {}).setdefault(noise, {})
+            seeds.setdefault(row["seed"], []).append(float(row["exact_match"]))
             if row["level"] == "own" and noise == "zero":
                 for key in ("valid_ce", "rate_nats_per_token", "rate_nats", "rate_tight", "seconds"):
                     self.other.setdefault(cell, {}).setdefault(key, []).append(float(row[key]))
@@ -94,7 +96,7 @@ class Table:
 
     def noise_spread(self, cell, level="own"):
         found = self.match.get(cell, {}).get(level, {}).get("seeded", {})
-        return mean([deviation(values) for values in found.values()]) if found else float("nan")
+        return f"{mean([deviation(values) for values in found.values()]):.1f}" if found else "-"
 
     def number(self, cell, noise="zero", level="own"):
         values = list(self.seeds(cell, noise, level).values())
@@ -106,7 +108,7 @@ class Table:
         other = self.other[cell]
         tight = f"{mean(other['rate_nats_per_token']):.1f} | {mean(other['rate_tight']):.0f} of {mean(other['rate_nats']):.0f}"
         print(f"| {cell[1]} | {len(self.seeds(cell))} | {self.number(cell)} | {self.number(cell, 'seeded')} | "
-              f"{self.noise_spread(cell):.1f} | {mean(other['valid_ce']):.3f} | {tight} |")
+              f"{self.noise_spread(cell)} | {mean(other['valid_ce']):.3f} | {tight} |")
 
     def stage(self, stage):
         cells = [cell for cell in self.match if cell[0] == stage]
@@ -114,13 +116,14 @@ class Table:
             cells.append(REFERENCE)
         if not cells:
             return
-        print(f"\n### {stage}\n\n| cell | seeds | zero noise | seeded noise | spread over noise seeds | valid CE | nats a token | "
-              "rate_tight |\n|---|---:|---:|---:|---:|---:|---:|---:|")
+        print(f"\n### {stage}\n\n| cell | seeds | zero noise | seeded noise | spread over noise seeds | valid CE | "
+              "nats a token | rate_tight |\n|---|---:|---:|---:|---:|---:|---:|---:|")
         for cell in cells:
             self.line(cell)
 
     def pairs(self):
-        print("\n### Paired differences, points of exact match, zero noise\n\n| A - B | seeds | difference [95 %] | p |\n|---|---:|---:|---:|")
+        print("\n### Paired differences, points of exact match, zero noise\n\n| A - B | seeds | difference [95 %] | p |")
+        print("|---|---:|---:|---:|")
         for a, b in PAIRS:
             left, right = self.seeds(a), self.seeds(b)
             both = sorted(set(left) & set(right))
@@ -137,7 +140,8 @@ class Table:
         for cell, found in self.match.items():
             steps = sorted((level for level in found if level != "own"), key=int)
             if steps:
-                print(f"\n### {cell[1]}: read at step t of the schedule\n\n| t | zero noise | seeded noise |\n|---:|---:|---:|")
+                print(f"\n### {cell[1]}: read at step t of the schedule\n\n| t | zero noise | seeded noise |")
+                print("|---:|---:|---:|")
                 for t in steps:
                     print(f"| {t} | {self.number(cell, 'zero', t)} | {self.number(cell, 'seeded', t)} |")
 
