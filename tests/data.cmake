@@ -1,5 +1,6 @@
 ctxc_test(batcher_test data SOURCES unit/batcher_test.cpp)
 ctxc_test(data_pipeline_test data SOURCES parity/data_pipeline_test.cpp LIBS ZLIB::ZLIB)
+ctxc_test(key_values_test data SOURCES unit/key_values_test.cpp)
 ctxc_test(loader_test data SOURCES unit/loader_test.cpp LABELS fast threads)
 ctxc_test(prompt_test data SOURCES unit/prompt_test.cpp)
 ctxc_test(query_bank_test data SOURCES unit/query_bank_test.cpp)

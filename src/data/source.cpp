@@ -15,6 +15,7 @@ namespace ctxc {
 namespace {
 
 constexpr const char* kTinyFacts = "tiny-facts";
+constexpr const char* kKeyValues = "key-values";
 
 /// Hash of the files' bytes, in order.
 std::string files_identity(const std::vector<std::string>& files) {
@@ -52,16 +53,22 @@ std::unique_ptr<DataSource> open_text(const SourceConfig& config, const ExampleR
   return make_text_source(config, files, files_identity(files), rules, prompt);
 }
 
-std::unique_ptr<DataSource> open_synthetic(const SourceConfig& config, const ExampleRules& rules,
-                                           const Prompt& prompt) {
-  CTXC_CHECK(config.path == kTinyFacts, ErrorKind::kUsage, "",
-             "unknown generator (found '{}', expected '{}')", config.path, kTinyFacts);
-  ReadOptions options;
-  const std::string identity = "tiny-facts 1\n" + dump_config(config.synthetic);
-  return make_qa_source(config, rules, prompt, identity, options, [&](const PassageSink& sink) {
-    for (int64_t index = 0; index < config.synthetic.count; ++index)
-      if (sink(synthetic_passage(config.synthetic, index)) == Reading::kStop) return;
-  });
+/// The factory of a format whose passages are made, not read: `passage(section, index)` for the section
+/// `member`.
+template <class Section>
+SourceFactory generated(const char* generator, Section SourceConfig::*member,
+                        Passage (*passage)(const Section&, int64_t)) {
+  return [=](const SourceConfig& config, const ExampleRules& rules, const Prompt& prompt) {
+    CTXC_CHECK(config.path == generator, ErrorKind::kUsage, "",
+               "unknown generator (found '{}', expected '{}')", config.path, generator);
+    const Section& section = config.*member;
+    ReadOptions options;
+    const std::string identity = fmt::format("{} 1\n{}", generator, dump_config(section));
+    return make_qa_source(config, rules, prompt, identity, options, [&](const PassageSink& sink) {
+      for (int64_t index = 0; index < section.count; ++index)
+        if (sink(passage(section, index)) == Reading::kStop) return;
+    });
+  };
 }
 
 Registry<SourceFactory> make_registry() {
@@ -82,14 +89,18 @@ Registry<SourceFactory> make_registry() {
                }),
                "JSONL(.gz) rows {context, question, answers}; columns configurable");
   registry.add("text", open_text, "next-token blocks from JSONL(.gz) with a text column, or .txt");
-  registry.add("synthetic", open_synthetic, "generated passages (path tiny-facts): facts about people");
+  registry.add("synthetic", generated(kTinyFacts, &SourceConfig::synthetic, synthetic_passage),
+               "generated passages (path tiny-facts): facts about people");
+  registry.add("key_values", generated(kKeyValues, &SourceConfig::key_values, key_values_passage),
+               "generated passages (path key-values): pairs, keys written again, keys asked for");
   return registry;
 }
 
 /// The entry with its path below `root` and its format and name filled in.
 SourceConfig complete(SourceConfig config, const std::string& root) {
   if (config.format.empty() && config.path == kTinyFacts) config.format = "synthetic";
-  if (config.format == "synthetic") {
+  if (config.format.empty() && config.path == kKeyValues) config.format = "key_values";
+  if (config.format == "synthetic" || config.format == "key_values") {
     if (config.name.empty()) config.name = config.path;
     return config;
   }
@@ -109,10 +120,12 @@ SourceConfig complete(SourceConfig config, const std::string& root) {
 }  // namespace
 
 void SourceConfig::describe(Fields& f) {
-  f("path", path, "file, glob or folder; relative paths below data.root; tiny-facts for generated data")
+  f("path", path,
+    "file, glob or folder; relative paths below data.root; tiny-facts and key-values are generated")
       .required();
-  f("format", format, "mrqa, squad, qa_jsonl, text or synthetic; empty: recognised by content and name")
-      .one_of({"", "mrqa", "squad", "qa_jsonl", "text", "synthetic"});
+  f("format", format,
+    "mrqa, squad, qa_jsonl, text, synthetic or key_values; empty: recognised by content and name")
+      .one_of({"", "mrqa", "squad", "qa_jsonl", "text", "synthetic", "key_values"});
   f("name", name, "shown in tables; empty: the file's name without endings");
   f("weight", weight, "how often an example is seen, compared with those of the other entries").above(0);
   f("skip_samples", skip_samples, "so many contexts (text: blocks) at the beginning are left out").min(0);
@@ -123,7 +136,8 @@ void SourceConfig::describe(Fields& f) {
   f("question_column", question_column, "qa_jsonl: key of the question");
   f("answers_column", answers_column, "qa_jsonl: key of the answer or the list of answers");
   f("text_column", text_column, "text: key of the document in JSONL");
-  f.section("synthetic", synthetic, "what the generator makes");
+  f.section("synthetic", synthetic, "what the generator tiny-facts makes");
+  f.section("key_values", key_values, "what the generator key-values makes");
 }
 
 Registry<SourceFactory>& source_registry() {

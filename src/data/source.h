@@ -1,6 +1,6 @@
 // Data sources: files of several formats become tokenised Examples, held in memory as token ids.
-// Registered formats: mrqa, squad, qa_jsonl, text (text = next-token blocks), synthetic. Globs and folders
-// are allowed.
+// Registered formats: mrqa, squad, qa_jsonl, text (text = next-token blocks), synthetic, key_values (both
+// generated). Globs and folders are allowed.
 #pragma once
 #include <functional>
 #include <memory>
@@ -10,6 +10,7 @@
 #include "core/config.h"
 #include "core/registry.h"
 #include "data/batch.h"
+#include "data/key_values.h"
 #include "data/prompt.h"
 #include "data/synthetic.h"
 
@@ -17,7 +18,7 @@ namespace ctxc {
 
 /// One entry of data.train / data.valid / data.eval.
 struct SourceConfig {
-  std::string path;          // file, glob or folder below data.root; "tiny-facts" for generated data
+  std::string path;  // file, glob or folder below data.root; "tiny-facts" or "key-values" for generated data
   std::string format;        // empty: recognised by content and name
   std::string name;          // shown in tables; empty: the file's stem
   double weight = 1;         // share when sources are mixed (per example, see Batcher)
@@ -26,7 +27,8 @@ struct SourceConfig {
   std::string on_bad_line = "error";
   std::string context_column = "context", question_column = "question", answers_column = "answers",
               text_column = "text";
-  SyntheticConfig synthetic;  // read by the format synthetic alone
+  SyntheticConfig synthetic;   // read by the format synthetic alone
+  KeyValuesConfig key_values;  // read by the format key_values alone
   void describe(Fields& f);
 };
 

@@ -317,6 +317,14 @@ void SyntheticConfig::describe(Fields& f) {
       .one_of({"easy", "question", "mixed"});
 }
 
+const std::vector<std::string>& synthetic_names() {
+  return names();
+}
+
+const std::vector<std::string>& synthetic_places() {
+  return kinds().front().values;
+}
+
 Passage synthetic_passage(const SyntheticConfig& config, int64_t index) {
   return write_passage(config, index).passage;
 }

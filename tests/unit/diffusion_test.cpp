@@ -165,6 +165,20 @@ TEST(Diffusion, ReportsTheRateOfItsLevels) {
   EXPECT_EQ(aux.at("ratio_effective").item<double>(), 4);
 }
 
+TEST(Diffusion, CanBeReadAtAnyStepOfTheSchedule) {
+  const std::vector<Tokens> text = {random_tokens(40, 1)};
+  const auto own = method(), clean = method(", infer_level: 0"), half = method(", infer_level: 500");
+  const double abar = 0.0786;  // of the linear schedule at t = 500, within 1e-3
+  const double rate = compress(*half, text).aux.at("rate_nats").item<double>();
+  EXPECT_NEAR(rate, -8 * std::log1p(-abar), 0.02);
+  EXPECT_GT(worst(slots(compress(*own, text).memory, 0), slots(compress(*half, text).memory, 0)), 1e-3);
+  EXPECT_GT(compress(*clean, text).aux.at("lam_mean").item<double>(), 15);
+  EXPECT_TRUE(at::equal(compress(*own, text, true).memory.slots_BKD,
+                        compress(*half, text, true).memory.slots_BKD));  // training keeps its own levels
+  expect_error(ErrorKind::kUsage, "compressor.infer_level",
+               [] { method(", infer_level: 3, channel: none"); });
+}
+
 TEST(Diffusion, TheRateTermIsSilentAtItsTargetAndOneAtTwice) {
   const double rate = 8 * std::log1p(std::exp(3.0)) / 4;
   const auto kl_at = [&](double target, int64_t step, const std::string& more = "") {

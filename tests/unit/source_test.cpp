@@ -373,7 +373,7 @@ TEST_F(Source, SyntheticEqualsItsWrittenForm) {
 
 TEST_F(Source, RegistryNamesItsFormats) {
   EXPECT_EQ(source_registry().names(),
-            (std::vector<std::string>{"mrqa", "qa_jsonl", "squad", "synthetic", "text"}));
+            (std::vector<std::string>{"key_values", "mrqa", "qa_jsonl", "squad", "synthetic", "text"}));
 }
 
 }  // namespace

@@ -112,6 +112,10 @@ Compressed Diffusion::compress(Context& context, const StepKey& key, const State
     Piece piece{
         .chunk = cut(context, mixed_PD, c), .encoded = {}, .views = {}, .reversed = {}, .carried = {}};
     piece.encoded = encode(piece.chunk);
+    if (config_.infer_level && !key.training) {
+      const Tensor asked = at::full_like(piece.encoded.log_snr_BK, static_cast<double>(*config_.infer_level));
+      piece.encoded.log_snr_BK = schedule_.log_snr(asked / static_cast<double>(kScheduleSteps));
+    }
     piece.views = views(piece.encoded, run, c);
     pieces.push_back(std::move(piece));
   }

@@ -45,6 +45,12 @@ void describe_channel(DiffusionConfig& c, Fields& f) {
   f("lam_max", c.lam_max, "highest log-SNR").min(-15).max(15);
   f("rho", c.rho, "lowest rate of the channel").above(0).unit("nats per source token");
   f("infer_noise", c.infer_noise, "noise of the channel outside of training").one_of({"zero", "seeded"});
+  f("infer_level", c.infer_level,
+    "outside of training: the step t of the schedule at which every latent is read, 0 (clean) to 1000; null "
+    "= the "
+    "level each has learned")
+      .min(0)
+      .max(1000);
   f("noise_seed", c.noise_seed, "of infer_noise: seeded and start: gaussian outside of training").min(0);
 }
 
@@ -172,6 +178,8 @@ void DiffusionConfig::check(const LlamaConfig& backbone) const {
              "is rho = {} "
              "nats a token, and below lam_max {})",
              lam_start, floor, rho, lam_max);
+  CTXC_CHECK(!infer_level || channel == "vp", ErrorKind::kUsage, "set infer_level: null",
+             "compressor.infer_level: only channel: vp has levels (found channel: {})", channel);
   CTXC_CHECK(kl_ramp.size() == 2 && kl_ramp[0] <= kl_ramp[1], ErrorKind::kUsage,
              "write 'kl_ramp: [100, 600]'",
              "compressor.kl_ramp: not a first and a last step (found {} numbers, expected 2 in rising order)",

@@ -28,6 +28,7 @@ struct DiffusionConfig {
   bool zero_terminal_snr = false, lam_shared = false, lam_per_dim = false, level_train = true;
   double lam_start = 3, lam_max = 8, rho = 2;
   std::string infer_noise = "zero";
+  std::optional<int64_t> infer_level;
   int64_t noise_seed = 0;
   // reverse process
   std::string start = "channel", denoiser = "unet", cond = "lsnr", prediction = "v", bptt_steps = "all";

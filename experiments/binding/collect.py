@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""results.csv and README.md's tables from the run folders: prints Markdown, writes results.csv beside this file.
+
+    experiments/binding/collect.py [runs/binding]
+
+A cell's number is the mean over its seeds of the exact match in percent; +- is the standard deviation over seeds. Paired
+differences are over equal seeds, with the t interval and the two-sided p of the t test.
+"""
+import csv
+import glob
+import json
+import math
+import os
+import sys
+
+OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/binding"
+HERE = os.path.dirname(os.path.abspath(__file__))
+SEEDED = "seeded-"
+REFERENCE = ("denoising", "vp-0.1-lsnr")
+PAIRS = [  # the claim first
+    (("denoising", "vp-0.1-lsnr"), ("denoising", "none-0-lsnr")),
+    (("denoising", "vp-0.1-lsnr"), ("denoising", "none-0.1-lsnr")),
+    (("denoising", "vp-0.1-lsnr"), ("denoising", "vp-0-lsnr")),
+    (("denoising", "vp-0.1-lsnr"), ("denoising", "vp-0.1-constant")),
+    (("denoising", "vp-0.1-lsnr"), ("denoising", "vp-0.1-lsnr-J0")),
+    (("denoising", "none-0-lsnr"), ("denoising", "none-0-lsnr-J0")),
+    (("denoising", "none-0.1-lsnr"), ("denoising", "none-0-lsnr")),
+    (("rest", "chunks-state-4"), ("rest", "chunks-state-0")),
+    (("strings", "values-32"), ("strings", "values-32768")),
+]
+
+
+def read_runs():
+    rows = []
+    for done in sorted(glob.glob(os.path.join(OUT, "*", "*", "*", "done"))):
+        run = os.path.dirname(done)
+        stage, cell, seed = run.split(os.sep)[-3:]
+        log = [json.loads(line) for line in open(os.path.join(run, "log.jsonl"))]
+        steps = [row for row in log if "loss" in row]
+        last = steps[-1]["terms"]
+        valid = [row for row in log if "valid_terms" in row][-1]["valid_terms"]
+        for path in sorted(glob.glob(os.path.join(run, "*", "results.json"))):
+            level, noise = os.path.basename(os.path.dirname(path)).split("-", 1)
+            entry = json.load(open(path))["entries"][0]
+            match = entry["exact_match"]
+            rows.append({
+                "stage": stage, "cell": cell, "seed": seed, "level": level, "noise": noise,
+                "exact_match": f"{match['value']:.2f}", "low": f"{match['low']:.2f}", "high": f"{match['high']:.2f}",
+                "questions": entry["n"], "valid_ce": f"{valid['ce']:.4f}", "steps": len(steps),
+                "rate_nats_per_token": f"{last['rate_nats_per_token']:.2f}", "rate_nats": f"{last['rate_nats']:.1f}",
+                "rate_tight": f"{last['rate_tight']:.1f}", "seconds": f"{sum(row['seconds'] for row in steps):.0f}"})
+    return rows
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def deviation(values):
+    return math.sqrt(sum((v - mean(values)) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else float("nan")
+
+
+def t_tail(t, freedom, pieces=20000):
+    """Two-sided p of Student's t: the integral of its density beyond |t|, after x = tan(angle)."""
+    t, scale = abs(t), math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
+    begin, end = math.atan(t / math.sqrt(freedom)), math.pi / 2
+    width = (end - begin) / pieces
+    middle = (begin + (i + 0.5) * width for i in range(pieces))
+    return 2 * scale * math.sqrt(freedom) * width * sum(math.cos(a) ** (freedom - 1) for a in middle)
+
+
+def t_bound(freedom, p=0.05):
+    low, high = 0.0, 100.0
+    while high - low > 1e-6:
+        half = (low + high) / 2
+        low, high = (half, high) if t_tail(half, freedom, 400) > p else (low, half)
+    return low
+
+
+class Table:
+    def __init__(self, rows):
+        self.match = {}  # (stage, cell) -> level -> noise -> seed -> exact matches
+        self.other = {}  # (stage, cell) -> column -> values
+        for row in rows:
+            cell = (row["stage"], row["cell"])
+            noise = "seeded" if row["noise"].startswith(SEEDED) else row["noise"]
+            seeds = self.match.setdefault(cell, {}).setdefault(row["level"], {}).setdefault(noise, {})
+            seeds.setdefault(row["seed"], []).append(float(row["exact_match"]))
+            if row["level"] == "own" and noise == "zero":
+                for key in ("valid_ce", "rate_nats_per_token", "rate_nats", "rate_tight", "seconds"):
+                    self.other.setdefault(cell, {}).setdefault(key, []).append(float(row[key]))
+
+    def seeds(self, cell, noise="zero", level="own"):
+        found = self.match.get(cell, {}).get(level, {}).get(noise, {})
+        return {seed: mean(values) for seed, values in found.items()}
+
+    def noise_spread(self, cell, level="own"):
+        found = self.match.get(cell, {}).get(level, {}).get("seeded", {})
+        return f"{mean([deviation(values) for values in found.values()]):.1f}" if found else "-"
+
+    def number(self, cell, noise="zero", level="own"):
+        values = list(self.seeds(cell, noise, level).values())
+        if not values:
+            return "-"
+        return f"{mean(values):.1f}" + (f" ± {deviation(values):.1f}" if len(values) > 1 else "")
+
+    def line(self, cell):
+        other = self.other[cell]
+        tight = f"{mean(other['rate_nats_per_token']):.1f} | {mean(other['rate_tight']):.0f} of {mean(other['rate_nats']):.0f}"
+        print(f"| {cell[1]} | {len(self.seeds(cell))} | {self.number(cell)} | {self.number(cell, 'seeded')} | "
+              f"{self.noise_spread(cell)} | {mean(other['valid_ce']):.3f} | {tight} |")
+
+    def stage(self, stage):
+        cells = [cell for cell in self.match if cell[0] == stage]
+        if stage != REFERENCE[0] and stage != "binding" and cells and REFERENCE in self.match:
+            cells.append(REFERENCE)
+        if not cells:
+            return
+        print(f"\n### {stage}\n\n| cell | seeds | zero noise | seeded noise | spread over noise seeds | valid CE | "
+              "nats a token | rate_tight |\n|---|---:|---:|---:|---:|---:|---:|---:|")
+        for cell in cells:
+            self.line(cell)
+
+    def pairs(self):
+        print("\n### Paired differences, points of exact match, zero noise\n\n| A - B | seeds | difference [95 %] | p |")
+        print("|---|---:|---:|---:|")
+        for a, b in PAIRS:
+            left, right = self.seeds(a), self.seeds(b)
+            both = sorted(set(left) & set(right))
+            if len(both) < 3:
+                continue
+            difference = [left[seed] - right[seed] for seed in both]
+            error, freedom = deviation(difference) / math.sqrt(len(both)), len(both) - 1
+            reach = t_bound(freedom) * error
+            p = t_tail(mean(difference) / error, freedom) if error > 0 else float("nan")
+            print(f"| {a[1]} - {b[1]} | {len(both)} | {mean(difference):+.1f} [{mean(difference) - reach:+.1f}, "
+                  f"{mean(difference) + reach:+.1f}] | {p:.3f} |")
+
+    def levels(self):
+        for cell, found in self.match.items():
+            steps = sorted((level for level in found if level != "own"), key=int)
+            if steps:
+                print(f"\n### {cell[1]}: read at step t of the schedule\n\n| t | zero noise | seeded noise |")
+                print("|---:|---:|---:|")
+                for t in steps:
+                    print(f"| {t} | {self.number(cell, 'zero', t)} | {self.number(cell, 'seeded', t)} |")
+
+
+rows = read_runs()
+if not rows:
+    sys.exit(f"error: {OUT}: no finished run (expected STAGE/CELL/SEED/done)")
+with open(os.path.join(HERE, "results.csv"), "w", newline="") as file:
+    out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+    out.writeheader()
+    out.writerows(rows)
+table = Table(rows)
+for stage in dict.fromkeys(row["stage"] for row in rows):
+    table.stage(stage)
+table.pairs()
+table.levels()
