@@ -34,24 +34,20 @@ Memory full_memory(const Backbone& backbone, const Memory& memory, const Batch& 
 
 class Distillation : public Objective {
  public:
-  Terms operator()(const Backbone& backbone, const Memory& memory, const Batch& batch,
-                   const StepKey&) override {
+  Terms operator()(BatchReading& student, const StepKey&) override {
+    const Backbone& backbone = student.backbone();
     CTXC_CHECK(!backbone.trainable(), ErrorKind::kUsage,
                "take kd out of section objective, or freeze the base",
                "objective kd: the teacher is the frozen base (found backbone.train: true)");
-    const Reading student = read_memory(backbone, memory, batch);
-    CTXC_CHECK(student.target_M.numel() > 0, ErrorKind::kInput, "see what the data holds with --dry-run",
-               "objective kd: a batch of {} examples has no supervised token", batch.examples.size());
+    student.target_M("kd");
     Tensor teacher_MD;
     {
       const at::NoGradGuard no_grad;
-      const Reading teacher = read_memory(backbone, full_memory(backbone, memory, batch), batch);
-      teacher_MD = backbone.forward(teacher.rows).hidden[0].index_select(0, teacher.source_M);
+      const Memory full = full_memory(backbone, student.memory(), student.batch());
+      teacher_MD = BatchReading(backbone, full, student.batch()).hidden_MD();
     }
-    const Tensor hidden_PD = backbone.forward(student.rows).hidden[0];
     const Tensor head_VD = backbone.head_VD();
-    return {{"kd", chunked_kl_divergence(hidden_PD.index_select(0, student.source_M), head_VD, teacher_MD,
-                                         head_VD)}};
+    return {{"kd", chunked_kl_divergence(student.hidden_MD(), head_VD, teacher_MD, head_VD)}};
   }
 };
 

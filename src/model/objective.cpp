@@ -11,14 +11,9 @@ namespace {
 
 class CrossEntropy : public Objective {
  public:
-  Terms operator()(const Backbone& backbone, const Memory& memory, const Batch& batch,
-                   const StepKey&) override {
-    const Reading reading = read_memory(backbone, memory, batch);
-    CTXC_CHECK(reading.target_M.numel() > 0, ErrorKind::kInput, "see what the data holds with --dry-run",
-               "objective ce: a batch of {} examples has no supervised token", batch.examples.size());
-    const Tensor hidden_PD = backbone.forward(reading.rows).hidden[0];
-    return {{"ce", chunked_cross_entropy(hidden_PD.index_select(0, reading.source_M), backbone.head_VD(),
-                                         reading.target_M)}};
+  Terms operator()(BatchReading& reading, const StepKey&) override {
+    const Tensor& target_M = reading.target_M("ce");
+    return {{"ce", chunked_cross_entropy(reading.hidden_MD(), reading.backbone().head_VD(), target_M)}};
   }
 };
 
@@ -42,6 +37,23 @@ Registry<ObjectiveFactory>& objective_registry() {
     return made;
   }();
   return registry;
+}
+
+const Reading& BatchReading::reading() {
+  if (!reading_) reading_ = read_memory(backbone_, memory_, batch_);
+  return *reading_;
+}
+
+const Tensor& BatchReading::target_M(const char* who) {
+  CTXC_CHECK(reading().target_M.numel() > 0, ErrorKind::kInput, "see what the data holds with --dry-run",
+             "objective {}: a batch of {} examples has no supervised token", who, batch_.examples.size());
+  return reading().target_M;
+}
+
+const Tensor& BatchReading::hidden_MD() {
+  if (!hidden_MD_.defined())
+    hidden_MD_ = backbone_.forward(reading().rows).hidden[0].index_select(0, reading().source_M);
+  return hidden_MD_;
 }
 
 Reading read_memory(const Backbone& backbone, const Memory& memory, const Batch& batch) {

@@ -38,8 +38,8 @@ Terms weighted_loss(const TrainingModel& model, const Objectives& objectives, co
   context.use_cache(model.hidden_cache.get());
   Compressed compressed = model.compressor->compress(context, batch.key);
   Terms terms = std::move(compressed.aux);
-  for (const auto& [name, objective] : objectives)
-    terms.merge((*objective)(*model.backbone, compressed.memory, batch, batch.key));
+  BatchReading reading(*model.backbone, compressed.memory, batch);
+  for (const auto& [name, objective] : objectives) terms.merge((*objective)(reading, batch.key));
   loss = Tensor();
   for (const auto& [name, weight] : weights) {
     const auto term = terms.find(name);

@@ -89,7 +89,8 @@ class CompressorContract : public ::testing::TestWithParam<std::string> {
     Context context(*backbone_, batch_);
     Compressed result = method.compress(context, batch_.key);
     Terms terms = std::move(result.aux);
-    terms.merge((*objective_registry().at("ce").factory())(*backbone_, result.memory, batch_, batch_.key));
+    BatchReading reading(*backbone_, result.memory, batch_);
+    terms.merge((*objective_registry().at("ce").factory())(reading, batch_.key));
     Tensor sum;
     for (const auto& [name, weight] : weights()) {
       const Tensor part = terms.at(name) * weight;

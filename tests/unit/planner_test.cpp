@@ -71,7 +71,7 @@ TEST(Planner, TrainingTheBaseCostsAThirdPassAndItsOptimizerState) {
 /// Runs out of memory as a GPU's allocator does.
 class Exhausting : public Objective {
  public:
-  Terms operator()(const Backbone&, const Memory&, const Batch&, const StepKey&) override {
+  Terms operator()(BatchReading&, const StepKey&) override {
     C10_THROW_ERROR(OutOfMemoryError, "CUDA out of memory. Tried to allocate 2.00 GiB.");
   }
 };

@@ -78,12 +78,16 @@ Slow read_one_by_one(const Backbone& backbone, const Memory& memory, const Batch
   return slow;
 }
 
+Tensor cross_entropy(const Backbone& backbone, const Memory& memory, const Batch& batch) {
+  BatchReading reading(backbone, memory, batch);
+  return (*objective_registry().at("ce").factory())(reading, {}).at("ce");
+}
+
 TEST(Reading, OneBlockPerContextEqualsOneSequencePerQuestion) {
   const auto backbone = Backbone::random(tiny_llama(), 5);
   const Memory memory = slot_memory();
   const Batch batch = two_examples();
-  const Tensor loss =
-      objective_registry().at("ce").factory()->operator()(*backbone, memory, batch, {}).at("ce");
+  const Tensor loss = cross_entropy(*backbone, memory, batch);
   const Slow slow = read_one_by_one(*backbone, memory, batch);
   EXPECT_EQ(slow.count, batch.supervised_tokens());
   EXPECT_NEAR(loss.item<double>(), slow.total / slow.count, 1e-5);
@@ -91,6 +95,26 @@ TEST(Reading, OneBlockPerContextEqualsOneSequencePerQuestion) {
   const Tensor grad = memory.slots_BKD.grad();
   EXPECT_EQ(grad[1][2].abs().max().item<float>(), 0);  // the masked slot is not read
   EXPECT_GT(grad[1][3].abs().max().item<float>(), 0);
+}
+
+TEST(Reading, ObjectivesShareOneRunOfTheDecoder) {
+  const auto backbone = Backbone::random(tiny_llama(), 5);
+  const Memory memory = slot_memory();
+  Batch batch = two_examples();
+  for (size_t row = 0; row < 2; ++row) batch.examples[row].context = random_tokens(6, 40 + row);
+  BatchReading reading(*backbone, memory, batch);
+  const Tensor hidden = reading.hidden_MD();
+  EXPECT_TRUE(reading.hidden_MD().is_same(hidden));
+  const Tensor ce = (*objective_registry().at("ce").factory())(reading, {}).at("ce");
+  const Tensor kd = (*objective_registry().at("kd").factory())(reading, {}).at("kd");
+  (ce + kd).backward();
+  const Tensor together = memory.slots_BKD.grad().clone();
+  memory.slots_BKD.mutable_grad() = Tensor();
+  for (const char* name : {"ce", "kd"}) {
+    BatchReading alone(*backbone, memory, batch);
+    (*objective_registry().at(name).factory())(alone, {}).at(name).backward();
+  }
+  EXPECT_TRUE(at::allclose(memory.slots_BKD.grad(), together, 1e-4, 1e-6));
 }
 
 TEST(Reading, SpendsNothingOnWhatPredictsNothing) {
@@ -127,9 +151,8 @@ TEST(Reading, KeysOfAMemoryEqualItsTokens) {
   tokens.slots_BKD[1].narrow(0, 0, 3).copy_(backbone->embed(ids_of(short_context)));
   Batch batch = two_examples();
   batch.examples[1].queries = {query(random_tokens(2, 7), random_tokens(3, 5))};
-  const auto objective = objective_registry().at("ce").factory();
-  EXPECT_NEAR((*objective)(*backbone, memory, batch, {}).at("ce").item<double>(),
-              (*objective)(*backbone, tokens, batch, {}).at("ce").item<double>(), 1e-5);
+  EXPECT_NEAR(cross_entropy(*backbone, memory, batch).item<double>(),
+              cross_entropy(*backbone, tokens, batch).item<double>(), 1e-5);
 }
 
 TEST(Reading, HeadInFrontOfKeysDoesNotSeeThem) {
@@ -158,9 +181,9 @@ TEST(Reading, RefusesTargetsWithNothingBeforeThem) {
   Batch empty = two_examples();
   for (Example& example : empty.examples)
     for (Query& query : example.queries) query.target.clear();
-  expect_error(ErrorKind::kInput, "no supervised token", [&] {
-    objective_registry().at("ce").factory()->operator()(*backbone, slot_memory(), empty, {});
-  });
+  const Memory memory = slot_memory();
+  expect_error(ErrorKind::kInput, "objective ce: a batch of 2 examples has no supervised token",
+               [&] { cross_entropy(*backbone, memory, empty); });
   expect_error(ErrorKind::kInternal, "found row 2",
                [&] { pack_reading(*backbone, slot_memory(), {{.row = 2, .texts = {}}}); });
 }
