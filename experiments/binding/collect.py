@@ -8,6 +8,7 @@ differences are over equal seeds, with the t interval and the two-sided p of the
 """
 import csv
 import glob
+import itertools
 import json
 import math
 import os
@@ -129,12 +130,28 @@ class Table:
             both = sorted(set(left) & set(right))
             if len(both) < 3:
                 continue
-            difference = [left[seed] - right[seed] for seed in both]
-            error, freedom = deviation(difference) / math.sqrt(len(both)), len(both) - 1
-            reach = t_bound(freedom) * error
-            p = t_tail(mean(difference) / error, freedom) if error > 0 else float("nan")
-            print(f"| {a[1]} - {b[1]} | {len(both)} | {mean(difference):+.1f} [{mean(difference) - reach:+.1f}, "
-                  f"{mean(difference) + reach:+.1f}] | {p:.3f} |")
+            self.paired(f"{a[1]} - {b[1]}", [left[seed] - right[seed] for seed in both])
+
+    def paired(self, name, difference):
+        error, freedom = deviation(difference) / math.sqrt(len(difference)), len(difference) - 1
+        reach = t_bound(freedom) * error
+        p = t_tail(mean(difference) / error, freedom) if error > 0 else float("nan")
+        print(f"| {name} | {len(difference)} | {mean(difference):+.1f} [{mean(difference) - reach:+.1f}, "
+              f"{mean(difference) + reach:+.1f}] | {p:.3f} |")
+
+    def main_effects(self):
+        """Of the 2 x 2 x 2: each factor's two halves, averaged over the other factors within a seed."""
+        factors = (("vp", "none"), ("0.1", "0"), ("lsnr", "constant"))
+        cells = {levels: self.seeds(("denoising", "-".join(levels))) for levels in itertools.product(*factors)}
+        seeds = sorted(set.intersection(*(set(found) for found in cells.values())))
+        if len(seeds) < 3:
+            return
+        print("\n### Main effects of the 2 x 2 x 2, averaged over the other two factors\n\n| A - B | seeds | difference [95 %] | p |")
+        print("|---|---:|---:|---:|")
+        for index, (high, low) in enumerate(factors):
+            half = {level: {seed: mean([found[seed] for cell, found in cells.items() if cell[index] == level]) for seed in seeds}
+                    for level in (high, low)}
+            self.paired(f"{high} - {low}", [half[high][seed] - half[low][seed] for seed in seeds])
 
     def levels(self):
         for cell, found in self.match.items():
@@ -157,4 +174,5 @@ table = Table(rows)
 for stage in dict.fromkeys(row["stage"] for row in rows):
     table.stage(stage)
 table.pairs()
+table.main_effects()
 table.levels()
