@@ -5,41 +5,30 @@
 #include "model/blocks/channel.h"
 #include "model/compressor.h"
 #include "model/objective.h"
+#include "small_method.h"
 #include "testing.h"
 #include "throws.h"
-#include "tiny_llama.h"
 
 namespace ctxc {
 namespace {
 
 using testing::expect_error;
 using testing::random_tokens;
+using testing::slots_of;
+using testing::small_backbone;
+using testing::worst;
 
 constexpr const char* kSmall =
     "{name: diffusion, ratio: 4, chunk: 32, width: 32, heads: 2, latent_width: 16, window: 16, state: 4, "
     "rho: 0.5}";
 
-std::shared_ptr<Backbone> backbone() {
-  static const auto shared = Backbone::random(testing::tiny_llama(), 3);
-  return shared;
-}
-/// The small method with keys of its own: ", key: value, …".
 std::shared_ptr<Compressor> method(const std::string& more = "") {
-  Yaml section = Yaml::parse(kSmall, "test");
-  const Yaml own = Yaml::parse("{" + (more.empty() ? more : more.substr(2)) + "}", "test");
-  for (const auto& [key, value] : own.entries()) section = section.with(key, value);
-  return make_compressor(section, {.backbone = testing::tiny_llama(), .head_ids = {1}, .seed = 5});
+  return testing::small_method(kSmall, more);
 }
 Compressed compress(Compressor& compressor, const std::vector<Tokens>& contexts, bool training = false,
                     int64_t step = 0, int64_t padded = 0) {
-  Context context(*backbone(), contexts, padded);
+  Context context(*small_backbone(), contexts, padded);
   return compressor.compress(context, {.seed = 1, .step = step, .micro = 0, .training = training});
-}
-Tensor slots(const Memory& memory, int64_t row) {
-  return memory.slots_BKD[row].index_select(0, memory.mask_BK[row].nonzero().flatten()).detach();
-}
-double worst(const Tensor& a, const Tensor& b) {
-  return a.sizes() == b.sizes() ? (a - b).abs().max().item<double>() : 1e9;
 }
 /// Every trained number moved a little, so that heads that start at zero do something.
 void stir(Compressor& compressor, double scale = 0.05) {
@@ -90,13 +79,13 @@ TEST_P(DiffusionVariants, SlotsArePaddingFreeDeterministicAndWithinTheBudget) {
   EXPECT_TRUE(at::equal(together.slots_BKD, again.slots_BKD));
   for (size_t row = 0; row < contexts.size(); ++row) {
     const int64_t tokens = static_cast<int64_t>(contexts[row].size());
-    const Tensor mine = slots(together, static_cast<int64_t>(row));
+    const Tensor mine = slots_of(together, static_cast<int64_t>(row));
     EXPECT_EQ(mine.size(0), compressor->slots_for(tokens));
     EXPECT_LE(mine.size(0), (tokens + compressor->ratio() - 1) / compressor->ratio());
     EXPECT_TRUE(mine.isfinite().all().item<bool>());
     if (tokens == 0) continue;
     const Memory alone = compress(*compressor, {contexts[row]}, false, 0, tokens + 37).memory;
-    EXPECT_LT(worst(mine, slots(alone, 0)), 1e-4) << "row " << row;
+    EXPECT_LT(worst(mine, slots_of(alone, 0)), 1e-4) << "row " << row;
   }
 }
 
@@ -118,7 +107,8 @@ TEST_P(DiffusionVariants, TrainsOnEveryTermWithFiniteGradients) {
     if (idle.count(item.key())) continue;
     EXPECT_TRUE(item.value().grad().isfinite().all().item<bool>()) << item.key();
   }
-  for (const auto& [name, weight] : backbone()->weights()) EXPECT_FALSE(weight.grad().defined()) << name;
+  for (const auto& [name, weight] : small_backbone()->weights())
+    EXPECT_FALSE(weight.grad().defined()) << name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Switches, DiffusionVariants, ::testing::ValuesIn(variants()),
@@ -171,7 +161,7 @@ TEST(Diffusion, CanBeReadAtAnyStepOfTheSchedule) {
   const double abar = 0.0786;  // of the linear schedule at t = 500, within 1e-3
   const double rate = compress(*half, text).aux.at("rate_nats").item<double>();
   EXPECT_NEAR(rate, -8 * std::log1p(-abar), 0.02);
-  EXPECT_GT(worst(slots(compress(*own, text).memory, 0), slots(compress(*half, text).memory, 0)), 1e-3);
+  EXPECT_GT(worst(slots_of(compress(*own, text).memory, 0), slots_of(compress(*half, text).memory, 0)), 1e-3);
   EXPECT_GT(compress(*clean, text).aux.at("lam_mean").item<double>(), 15);
   EXPECT_TRUE(at::equal(compress(*own, text, true).memory.slots_BKD,
                         compress(*half, text, true).memory.slots_BKD));  // training keeps its own levels
@@ -206,8 +196,8 @@ TEST(Diffusion, TokensBindToTheirPlaces) {
   ASSERT_NE(context[4], context[5]);
   const auto moved = [&](const std::string& more) {
     const auto compressor = method(", layers: embedding, window: 64" + more);
-    const Tensor a = slots(compress(*compressor, {context}).memory, 0);
-    return worst(a, slots(compress(*compressor, {swapped}).memory, 0)) / a.abs().max().item<double>();
+    const Tensor a = slots_of(compress(*compressor, {context}).memory, 0);
+    return worst(a, slots_of(compress(*compressor, {swapped}).memory, 0)) / a.abs().max().item<double>();
   };
   EXPECT_GT(moved(""), 1e-2);
   EXPECT_LT(moved(", pool: mean, pos: none, noise: {rope: off}"), 1e-5);  // the binding bottleneck
@@ -221,7 +211,7 @@ TEST(Diffusion, LaterChunksKnowEarlierOnesThroughTheStateAlone) {
     stir(*compressor);
     const auto slots_of_tail = [&](Tokens head) {
       head.insert(head.end(), tail.begin(), tail.end());
-      return slots(compress(*compressor, {head}).memory, 0).slice(0, 8);
+      return slots_of(compress(*compressor, {head}).memory, 0).slice(0, 8);
     };
     const double moved = worst(slots_of_tail(random_tokens(32, 1)), slots_of_tail(random_tokens(32, 2)));
     if (stateful)
@@ -240,7 +230,7 @@ TEST(Diffusion, ASecondPassKnowsTheWholeText) {
     const auto slots_of_head = [&](const Tokens& tail) {
       Tokens text = head;
       text.insert(text.end(), tail.begin(), tail.end());
-      return slots(compress(*compressor, {text}).memory, 0).slice(0, 0, 8);
+      return slots_of(compress(*compressor, {text}).memory, 0).slice(0, 0, 8);
     };
     const double moved = worst(slots_of_head(random_tokens(32, 1)), slots_of_head(random_tokens(32, 2)));
     if (twice)
@@ -294,18 +284,18 @@ TEST(Diffusion, DenoisingIsLearntByTheDenoiserAlone) {
 TEST(Diffusion, NoiseFollowsSeedStepAndTextAlone) {
   const auto compressor = method();
   const std::vector<Tokens> two = {random_tokens(40, 1), random_tokens(12, 2)};
-  const Tensor a = slots(compress(*compressor, two, true, 3).memory, 1);
-  EXPECT_TRUE(at::equal(a, slots(compress(*compressor, two, true, 3).memory, 1)));
-  EXPECT_LT(worst(a, slots(compress(*compressor, {two[1]}, true, 3).memory, 0)), 1e-5);
-  EXPECT_GT(worst(a, slots(compress(*compressor, two, true, 4).memory, 1)), 1e-4);
+  const Tensor a = slots_of(compress(*compressor, two, true, 3).memory, 1);
+  EXPECT_TRUE(at::equal(a, slots_of(compress(*compressor, two, true, 3).memory, 1)));
+  EXPECT_LT(worst(a, slots_of(compress(*compressor, {two[1]}, true, 3).memory, 0)), 1e-5);
+  EXPECT_GT(worst(a, slots_of(compress(*compressor, two, true, 4).memory, 1)), 1e-4);
   // At rest no number is drawn; seeded noise is another thing and has its own seed.
-  const Tensor quiet = slots(compress(*compressor, two, false, 3).memory, 1);
-  EXPECT_TRUE(at::equal(quiet, slots(compress(*compressor, two, false, 9).memory, 1)));
+  const Tensor quiet = slots_of(compress(*compressor, two, false, 3).memory, 1);
+  EXPECT_TRUE(at::equal(quiet, slots_of(compress(*compressor, two, false, 9).memory, 1)));
   const auto seeded = method(", infer_noise: seeded"), other = method(", infer_noise: seeded, noise_seed: 2");
-  const Tensor noisy = slots(compress(*seeded, two).memory, 1);
-  EXPECT_TRUE(at::equal(noisy, slots(compress(*seeded, two).memory, 1)));
+  const Tensor noisy = slots_of(compress(*seeded, two).memory, 1);
+  EXPECT_TRUE(at::equal(noisy, slots_of(compress(*seeded, two).memory, 1)));
   EXPECT_GT(worst(noisy, quiet), 1e-4);
-  EXPECT_GT(worst(noisy, slots(compress(*other, two).memory, 1)), 1e-4);
+  EXPECT_GT(worst(noisy, slots_of(compress(*other, two).memory, 1)), 1e-4);
 }
 
 TEST(Diffusion, SpreadSlotsStandWhereTheirTextStood) {
@@ -319,14 +309,14 @@ TEST(Diffusion, SpreadSlotsStandWhereTheirTextStood) {
 }
 
 TEST(Diffusion, StartsAtTheSizeOfEmbeddings) {
-  const Tensor made = slots(compress(*method(), {random_tokens(32, 1)}).memory, 0);
+  const Tensor made = slots_of(compress(*method(), {random_tokens(32, 1)}).memory, 0);
   const double expected =
-      backbone()->weights().at("model.embed_tokens.weight").square().mean().sqrt().item<double>();
+      small_backbone()->weights().at("model.embed_tokens.weight").square().mean().sqrt().item<double>();
   EXPECT_NEAR(made.square().mean().sqrt().item<double>() / expected, 1, 0.25);
 }
 
 TEST(Diffusion, PcaStartsNearTheMeanEmbedding) {
-  const Tensor table = backbone()->weights().at("model.embed_tokens.weight");
+  const Tensor table = small_backbone()->weights().at("model.embed_tokens.weight");
   const Tokens context = random_tokens(32, 4);
   const auto closeness = [&](const char* init) {
     const std::string text = fmt::format(
@@ -336,8 +326,8 @@ TEST(Diffusion, PcaStartsNearTheMeanEmbedding) {
     const auto compressor = make_compressor(
         Yaml::parse(text, "test"),
         {.backbone = testing::tiny_llama(), .head_ids = {1}, .seed = 5, .embedding_VD = table});
-    const Tensor made = slots(compress(*compressor, {context}).memory, 0);
-    const Tensor mean = backbone()->embed(testing::ids_of(context)).view({8, 4, -1}).mean(1);
+    const Tensor made = slots_of(compress(*compressor, {context}).memory, 0);
+    const Tensor mean = small_backbone()->embed(testing::ids_of(context)).view({8, 4, -1}).mean(1);
     return at::cosine_similarity(made, mean, 1).mean().item<double>();
   };
   EXPECT_GT(closeness("pca"), 0.8);
@@ -346,13 +336,13 @@ TEST(Diffusion, PcaStartsNearTheMeanEmbedding) {
 
 TEST(Diffusion, BuffersAreTrainingStateOnly) {
   const auto compressor = method();
-  const Tensor before = slots(compress(*compressor, {random_tokens(32, 1)}).memory, 0);
+  const Tensor before = slots_of(compress(*compressor, {random_tokens(32, 1)}).memory, 0);
   const auto count = [&] { return compressor->named_buffers()["moments.count"].item<double>(); };
   compress(*compressor, {random_tokens(32, 1)});
   EXPECT_EQ(count(), 0);
   compress(*compressor, {random_tokens(32, 1)}, true);
   EXPECT_EQ(count(), 8);
-  EXPECT_TRUE(at::equal(before, slots(compress(*compressor, {random_tokens(32, 1)}).memory, 0)));
+  EXPECT_TRUE(at::equal(before, slots_of(compress(*compressor, {random_tokens(32, 1)}).memory, 0)));
 }
 
 TEST(Diffusion, TheStateAloneIsOfOneSizeWhateverTheText) {
@@ -377,7 +367,7 @@ TEST(Diffusion, TheStateBesideTheLatentsIsPaidFor) {
   const auto compressor = method(", slots: latents+state, chunk: 16");
   stir(*compressor);
   const Tokens one = random_tokens(16, 1), two = random_tokens(32, 1);
-  const auto read = [&](const Tokens& text) { return slots(compress(*compressor, {text}).memory, 0); };
+  const auto read = [&](const Tokens& text) { return slots_of(compress(*compressor, {text}).memory, 0); };
   const Tensor before = read(two), alone = read(one);
   {
     const at::NoGradGuard no_grad;

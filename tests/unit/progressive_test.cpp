@@ -5,41 +5,30 @@
 #include "model/budget.h"
 #include "model/compressor.h"
 #include "model/objective.h"
+#include "small_method.h"
 #include "testing.h"
 #include "throws.h"
-#include "tiny_llama.h"
 
 namespace ctxc {
 namespace {
 
 using testing::expect_error;
 using testing::random_tokens;
+using testing::slots_of;
+using testing::small_backbone;
+using testing::worst;
 
 constexpr const char* kSmall =
     "{name: progressive, ratio: 4, chunk: 16, width: 32, heads: 2, window: 16, state: 4, random_slices: 1, "
     "random_keep: 0}";
 
-std::shared_ptr<Backbone> backbone() {
-  static const auto shared = Backbone::random(testing::tiny_llama(), 3);
-  return shared;
-}
 std::shared_ptr<Compressor> method(const std::string& more = "") {
-  Yaml section = Yaml::parse(kSmall, "test");
-  const Yaml own = Yaml::parse("{" + (more.empty() ? more : more.substr(2)) + "}", "test");
-  for (const auto& [key, value] : own.entries()) section = section.with(key, value);
-  return make_compressor(section, {.backbone = testing::tiny_llama(), .head_ids = {1}, .seed = 5});
+  return testing::small_method(kSmall, more);
 }
 Compressed compress(Compressor& compressor, const std::vector<Tokens>& contexts, bool training = false,
                     const State& in = {}, int64_t step = 0, int64_t padded = 0) {
-  Context context(*backbone(), contexts, padded);
+  Context context(*small_backbone(), contexts, padded);
   return compressor.compress(context, {.seed = 1, .step = step, .micro = 0, .training = training}, in);
-}
-Tensor slots(const Memory& memory, int64_t row = 0) {
-  return memory.slots_BKD[row].index_select(0, memory.mask_BK[row].nonzero().flatten()).detach();
-}
-double worst(const Tensor& a, const Tensor& b) {
-  if (a.sizes() != b.sizes()) return 1e9;
-  return a.numel() == 0 ? 0 : (a - b).abs().max().item<double>();
 }
 Tokens part(const Tokens& tokens, int64_t first, int64_t last) {
   return {tokens.begin() + first,
@@ -89,8 +78,8 @@ TEST_P(ProgressiveVariants, NeitherPaddingNorCompanyNorRepetitionChangeARow) {
   const Memory padded = compress(*compressor, contexts, false, {}, 0, 128).memory;
   for (int64_t row = 0; row < 4; ++row) {
     const Memory alone = compress(*compressor, {contexts[static_cast<size_t>(row)]}).memory;
-    EXPECT_LT(worst(slots(together, row), slots(alone)), 1e-4) << row;
-    EXPECT_TRUE(at::equal(slots(together, row), slots(padded, row))) << row;
+    EXPECT_LT(worst(slots_of(together, row), slots_of(alone)), 1e-4) << row;
+    EXPECT_TRUE(at::equal(slots_of(together, row), slots_of(padded, row))) << row;
   }
 }
 
@@ -116,7 +105,7 @@ TEST_P(ProgressiveVariants, AStreamThatWasSavedEqualsOneCall) {
       state.clear();
       for (const auto& [name, tensor] : step.state) state[name] = tensor.clone();  // as a file would give it
     }
-    EXPECT_LT(worst(slots(memory), slots(whole.memory)), 1e-5) << slices << " slices a call";
+    EXPECT_LT(worst(slots_of(memory), slots_of(whole.memory)), 1e-5) << slices << " slices a call";
     EXPECT_TRUE(at::equal(memory.position_BK, whole.memory.position_BK) ||
                 GetParam().find("spread") != std::string::npos);
     EXPECT_EQ(state.at("tokens").item<int64_t>(), 101);
@@ -125,7 +114,7 @@ TEST_P(ProgressiveVariants, AStreamThatWasSavedEqualsOneCall) {
 
 TEST_P(ProgressiveVariants, TermsAreFiniteAndTrain) {
   const auto compressor = method(GetParam());
-  Context context(*backbone(), {random_tokens(60, 1), random_tokens(33, 2), random_tokens(64, 3)});
+  Context context(*small_backbone(), {random_tokens(60, 1), random_tokens(33, 2), random_tokens(64, 3)});
   const Compressed result =
       compressor->compress(context, {.seed = 1, .step = 0, .micro = 0, .training = true});
   Tensor sum = result.memory.slots_BKD.square().mean();
@@ -145,11 +134,11 @@ TEST(ProgressiveMemory, OneSliceReadsNoBufferAndSeveralPayForIt) {
   const at::NoGradGuard no_grad;
   const auto compressor = method();
   const Tokens one = random_tokens(16, 1), two = random_tokens(32, 1);
-  const Tensor short_before = slots(compress(*compressor, {one}).memory),
-               long_before = slots(compress(*compressor, {two}).memory);
+  const Tensor short_before = slots_of(compress(*compressor, {one}).memory),
+               long_before = slots_of(compress(*compressor, {two}).memory);
   compressor->named_parameters()["buffer_out.weight"].mul_(2);
-  EXPECT_TRUE(at::equal(slots(compress(*compressor, {one}).memory), short_before));
-  const Tensor long_after = slots(compress(*compressor, {two}).memory);
+  EXPECT_TRUE(at::equal(slots_of(compress(*compressor, {one}).memory), short_before));
+  const Tensor long_after = slots_of(compress(*compressor, {two}).memory);
   ASSERT_EQ(long_after.size(0), 8);  // two of the buffer, and four of the oldest slots merged to two
   EXPECT_GT(worst(long_after.slice(0, 0, 2), long_before.slice(0, 0, 2)), 1e-3);
   EXPECT_TRUE(at::equal(long_after.slice(0, 2), long_before.slice(0, 2)));
@@ -258,8 +247,8 @@ TEST(ProgressivePositions, OnlyDifferencesMatterAndOrderDoes) {
   ASSERT_NE(text[0], text[1]);
   const auto change = [&](const std::string& more) {
     const auto compressor = method(", chunk: 32, layers: embedding, window: 64, reduce: window" + more);
-    const Tensor a = slots(compress(*compressor, {text}).memory),
-                 b = slots(compress(*compressor, {swapped}).memory);
+    const Tensor a = slots_of(compress(*compressor, {text}).memory),
+                 b = slots_of(compress(*compressor, {swapped}).memory);
     return worst(a, b) / a.abs().max().item<double>();
   };
   EXPECT_GT(change(""), 1e-2);

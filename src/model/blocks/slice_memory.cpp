@@ -203,4 +203,21 @@ SliceMemory::View SliceMemory::view() const {
   return view;
 }
 
+Memory lay_out_memory(const Context& context, const CompressorSetup& setup, const SliceMemory& memory,
+                      bool sink, const SlotHead* slot_head, const SlotHead* state_head, bool spread) {
+  const SliceMemory::View view = memory.view();
+  std::vector<Tensor> slots, masks, positions;
+  if (view.buffer_mask_BM.defined()) {
+    const Tensor read_BMD = memory.buffer_BMD.slice(1, 0, view.buffer_mask_BM.size(1));
+    slots.push_back(state_head->forward(read_BMD, context.backbone()));
+    masks.push_back(view.buffer_mask_BM);
+  }
+  if (view.y_BKD.defined()) {
+    slots.push_back(slot_head->forward(view.y_BKD, context.backbone()));
+    masks.push_back(view.mask_BK);
+    if (spread) positions.push_back(view.position_BK);
+  }
+  return lay_out_slots(context, setup, sink, slots, masks, positions);
+}
+
 }  // namespace ctxc

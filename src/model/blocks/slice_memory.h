@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "model/blocks/ordered_merge.h"
+#include "model/blocks/slot_head.h"
 #include "model/blocks/text_slice.h"
 #include "model/compressor.h"
 
@@ -67,5 +68,10 @@ class SliceMemory {
   std::vector<int64_t> tokens_, slices_, updates_;
   std::vector<std::vector<LatentBlock>> blocks_;
 };
+
+/// What the decoder reads of it: the first vectors of the state through `state_head`, then the slots through
+/// `slot_head`; each may be none where the rule reads none. `spread`: see lay_out_slots.
+Memory lay_out_memory(const Context& context, const CompressorSetup& setup, const SliceMemory& memory,
+                      bool sink, const SlotHead* slot_head, const SlotHead* state_head, bool spread);
 
 }  // namespace ctxc

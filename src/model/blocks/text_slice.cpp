@@ -2,12 +2,26 @@
 
 #include <algorithm>
 
+#include "core/error.h"
+
 namespace ctxc {
 
 Places TextSlice::from_the_end(const Places& places) const {
   Places shifted = places;
   shifted.position = places.position - last_B1;
   return shifted;
+}
+
+void check_slices(int64_t chunk, int64_t ratio, int64_t width, int64_t heads, const LlamaConfig& backbone) {
+  CTXC_CHECK(chunk % ratio == 0, ErrorKind::kUsage, "no slot may reach over the end of a chunk",
+             "compressor.chunk: not a multiple of compressor.ratio (found {}, expected {} or {})", chunk,
+             std::max(ratio, chunk / ratio * ratio), (chunk / ratio + 1) * ratio);
+  CTXC_CHECK(chunk <= backbone.max_position, ErrorKind::kUsage, "the base cannot read more at a time",
+             "compressor.chunk: larger than the base's window (found {}, expected at most {})", chunk,
+             backbone.max_position);
+  CTXC_CHECK(width % heads == 0 && width / heads % 2 == 0, ErrorKind::kUsage,
+             "width must be heads times an even head width",
+             "compressor.width: cannot be shared by the heads (found width {}, {} heads)", width, heads);
 }
 
 int64_t slices_of(const Context& context, int64_t length) {

@@ -18,6 +18,8 @@ struct TextSlice {
   Places from_the_end(const Places& places) const;
 };
 
+/// The keys that methods which read slices share: compressor.chunk, ratio, width and heads. Error kUsage.
+void check_slices(int64_t chunk, int64_t ratio, int64_t width, int64_t heads, const LlamaConfig& backbone);
 /// Slices of `length` tokens that the longest row has.
 int64_t slices_of(const Context& context, int64_t length);
 /// Slice `index` of x [P, d]; its columns are a multiple of `multiple`.

@@ -273,19 +273,8 @@ Memory Diffusion::lay_out(const Context& context, const std::vector<Piece>& piec
         at::cat({piece.reversed.features_BKD, piece.reversed.clean_BKZ}, -1).to(at::kFloat);
     memory.add(piece.chunk, features, piece.chunk.from_the_end(piece.encoded.latents()));
   }
-  const SliceMemory::View view = memory.view();
-  std::vector<Tensor> slots, masks, positions;
-  if (view.buffer_mask_BM.defined()) {
-    const Tensor read_BMD = state_BMD.slice(1, 0, view.buffer_mask_BM.size(1));
-    slots.push_back(state_out_->forward(read_BMD, context.backbone()));
-    masks.push_back(view.buffer_mask_BM);
-  }
-  if (view.y_BKD.defined()) {
-    slots.push_back(out_->forward(view.y_BKD, context.backbone()));
-    masks.push_back(view.mask_BK);
-    if (config_.slot_positions == "spread") positions.push_back(view.position_BK);
-  }
-  return lay_out_slots(context, setup_, config_.sink, slots, masks, positions);
+  return lay_out_memory(context, setup_, memory, config_.sink, out_.get(), state_out_.get(),
+                        config_.slot_positions == "spread");
 }
 
 CTXC_REGISTER_COMPRESSOR("diffusion", Diffusion,

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "model/blocks/channel.h"
 #include "model/blocks/layer_mix.h"
+#include "model/blocks/text_slice.h"
 
 namespace ctxc {
 namespace {
@@ -162,15 +163,7 @@ void DiffusionConfig::check(const LlamaConfig& backbone) const {
   CTXC_CHECK(ratio == int64_t{1} << levels(), ErrorKind::kUsage, "choose 2, 4, 8, 16 or 32",
              "compressor.ratio: pairs are merged, so it must be a power of two (found {}, expected {} or {})",
              ratio, int64_t{1} << (levels() - 1), int64_t{1} << levels());
-  CTXC_CHECK(chunk % ratio == 0, ErrorKind::kUsage, "no slot may reach over the end of a chunk",
-             "compressor.chunk: not a multiple of compressor.ratio (found {}, expected {} or {})", chunk,
-             std::max(ratio, chunk / ratio * ratio), (chunk / ratio + 1) * ratio);
-  CTXC_CHECK(chunk <= backbone.max_position, ErrorKind::kUsage, "the base cannot read more at a time",
-             "compressor.chunk: larger than the base's window (found {}, expected at most {})", chunk,
-             backbone.max_position);
-  CTXC_CHECK(width % heads == 0 && width / heads % 2 == 0, ErrorKind::kUsage,
-             "width must be heads times an even head width",
-             "compressor.width: cannot be shared by the heads (found width {}, {} heads)", width, heads);
+  check_slices(chunk, ratio, width, heads, backbone);
   const double floor = lowest();
   CTXC_CHECK(lam_start > floor && lam_start < lam_max, ErrorKind::kUsage,
              "lower rho, or raise latent_width, lam_start or lam_max",

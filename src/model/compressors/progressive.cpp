@@ -144,22 +144,6 @@ std::vector<Progressive::Piece> Progressive::read(const Context& context, const 
   return pieces;
 }
 
-Memory Progressive::lay_out(const Context& context, const SliceMemory& memory) const {
-  const SliceMemory::View view = memory.view();
-  std::vector<Tensor> slots, masks, positions;
-  if (view.buffer_mask_BM.defined()) {
-    const Tensor read_BMD = memory.buffer_BMD.slice(1, 0, view.buffer_mask_BM.size(1));
-    slots.push_back(buffer_out_->forward(read_BMD, context.backbone()));
-    masks.push_back(view.buffer_mask_BM);
-  }
-  if (view.y_BKD.defined()) {
-    slots.push_back(out_->forward(view.y_BKD, context.backbone()));
-    masks.push_back(view.mask_BK);
-    if (config_.slot_positions == "spread") positions.push_back(view.position_BK);
-  }
-  return lay_out_slots(context, setup_, config_.sink, slots, masks, positions);
-}
-
 Compressed Progressive::compress(Context& context, const StepKey& key, const State& in) {
   CTXC_CHECK(in.empty() || stream_tokens() > 0, ErrorKind::kUsage, "set compressor.passes: 1",
              "progressive: {} passes need the whole text (found a state to continue)", config_.passes);
@@ -173,7 +157,8 @@ Compressed Progressive::compress(Context& context, const StepKey& key, const Sta
   const std::vector<Piece> pieces = read(context, mixed_PD, cut, memory);
 
   Compressed result;
-  result.memory = lay_out(context, memory);
+  result.memory = lay_out_memory(context, setup_, memory, config_.sink, out_.get(), buffer_out_.get(),
+                                 config_.slot_positions == "spread");
   check_budget(result.memory, memory.tokens(), config_.ratio);
   const double vectors = result.memory.mask_BK.sum().item<double>();
   double tokens = 0;

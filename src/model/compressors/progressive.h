@@ -43,7 +43,6 @@ class Progressive : public Compressor {
   Cut cut_of(const StepKey& key) const;
   std::vector<Piece> read(const Context& context, const Tensor& mixed_PD, const Cut& cut,
                           SliceMemory& memory) const;
-  Memory lay_out(const Context& context, const SliceMemory& memory) const;
   void add_recon(Terms& terms, const std::vector<Piece>& pieces) const;
   void add_contrast(Terms& terms, const std::vector<Piece>& pieces, const Tensor& middle_PD,
                     int64_t slice_tokens);

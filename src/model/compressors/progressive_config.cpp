@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "model/blocks/layer_mix.h"
+#include "model/blocks/text_slice.h"
 
 namespace ctxc {
 namespace {
@@ -116,15 +117,7 @@ void ProgressiveConfig::check(const LlamaConfig& backbone) const {
              "choose 2, 4, 8, 16, 32 or 64, or reduce: cluster",
              "compressor.ratio: reduce: window merges fixed pairs, so it must be a power of two (found {})",
              ratio);
-  CTXC_CHECK(chunk % ratio == 0, ErrorKind::kUsage, "no slot may reach over the end of a slice",
-             "compressor.chunk: not a multiple of compressor.ratio (found {}, expected {} or {})", chunk,
-             std::max(ratio, chunk / ratio * ratio), (chunk / ratio + 1) * ratio);
-  CTXC_CHECK(chunk <= backbone.max_position, ErrorKind::kUsage, "the base cannot read more at a time",
-             "compressor.chunk: larger than the base's window (found {}, expected at most {})", chunk,
-             backbone.max_position);
-  CTXC_CHECK(width % heads == 0 && width / heads % 2 == 0, ErrorKind::kUsage,
-             "width must be heads times an even head width",
-             "compressor.width: cannot be shared by the heads (found width {}, {} heads)", width, heads);
+  check_slices(chunk, ratio, width, heads, backbone);
   const bool digits = !keep.empty() && keep.size() < 10 &&
                       std::all_of(keep.begin(), keep.end(), [](char c) { return c >= '0' && c <= '9'; });
   CTXC_CHECK(keep == "all" || digits, ErrorKind::kUsage, "write 'keep: all', 'keep: 0' or 'keep: 4'",
