@@ -139,17 +139,16 @@ class Table:
         print(f"| {name} | {len(difference)} | {mean(difference):+.1f} [{mean(difference) - reach:+.1f}, "
               f"{mean(difference) + reach:+.1f}] | {p:.3f} |")
 
-    def main_effects(self):
-        """Of the 2 x 2 x 2: each factor's two halves, averaged over the other factors within a seed."""
-        factors = (("vp", "none"), ("0.1", "0"), ("lsnr", "constant"))
-        cells = {levels: self.seeds(("denoising", "-".join(levels))) for levels in itertools.product(*factors)}
+    def main_effects(self, stage, factors, pairs):
+        """Of a factorial: two levels of a factor, each averaged over the other factors within a seed."""
+        cells = {levels: self.seeds((stage, "-".join(levels))) for levels in itertools.product(*factors)}
         seeds = sorted(set.intersection(*(set(found) for found in cells.values())))
         if len(seeds) < 3:
             return
-        print("\n### Main effects of the 2 x 2 x 2, averaged over the other two factors\n\n| A - B | seeds | difference [95 %] | p |")
+        print(f"\n### Main effects of {stage}, averaged over the other factors\n\n| A - B | seeds | difference [95 %] | p |")
         print("|---|---:|---:|---:|")
-        for index, (high, low) in enumerate(factors):
-            half = {level: {seed: mean([found[seed] for cell, found in cells.items() if cell[index] == level]) for seed in seeds}
+        for high, low in pairs:
+            half = {level: {seed: mean([found[seed] for cell, found in cells.items() if level in cell]) for seed in seeds}
                     for level in (high, low)}
             self.paired(f"{high} - {low}", [half[high][seed] - half[low][seed] for seed in seeds])
 
@@ -174,5 +173,9 @@ table = Table(rows)
 for stage in dict.fromkeys(row["stage"] for row in rows):
     table.stage(stage)
 table.pairs()
-table.main_effects()
+table.main_effects("denoising", (("vp", "none"), ("0.1", "0"), ("lsnr", "constant")),
+                   (("vp", "none"), ("0.1", "0"), ("lsnr", "constant")))
+table.main_effects("binding", (("embedding", "all"), ("concat", "mean_linear", "attn"), ("none", "rope", "offset")),
+                   (("concat", "mean_linear"), ("attn", "mean_linear"), ("concat", "attn"), ("rope", "none"),
+                    ("offset", "none"), ("all", "embedding")))
 table.levels()
