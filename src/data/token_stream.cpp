@@ -79,8 +79,9 @@ bool TokenStream::fill() {
   if (cut > 0) {
     take(cut);
   } else if (pending_.size() > kLongest) {
-    forced_ = forced_ || !safe(forced_cut());
-    take(forced_cut());
+    const size_t forced = forced_cut();
+    forced_ = forced_ || !safe(forced);
+    take(forced);
   } else {
     tried_ = pending_.size() - 1;
   }

@@ -43,8 +43,8 @@ Progressive::Progressive(Config config, CompressorSetup setup)
   const bool pca = config_.init == "pca" && setup_.embedding_VD.defined();
   const Tensor directions =
       pca ? principal_directions(setup_.embedding_VD.to(at::kCPU, at::kFloat), width) : Tensor();
-  const auto read = layers_to_read(config_.layers, config_.layer_list, setup_.backbone.num_layers);
-  mix_ = register_module("mix", std::make_shared<LayerMix>(static_cast<int64_t>(read.size()), model, width,
+  layers_ = layers_to_read(config_.layers, config_.layer_list, setup_.backbone.num_layers);
+  mix_ = register_module("mix", std::make_shared<LayerMix>(static_cast<int64_t>(layers_.size()), model, width,
                                                            seed, "mix", directions));
   down_ = register_module("down", std::make_shared<ScaleDown>(config_.scale(), seed, "down"));
   if (config_.kept_slices() != int64_t{0}) {
@@ -73,7 +73,7 @@ Progressive::Progressive(Config config, CompressorSetup setup)
 }
 
 Needs Progressive::needs() const {
-  std::vector<int64_t> read = layers_to_read(config_.layers, config_.layer_list, setup_.backbone.num_layers);
+  std::vector<int64_t> read = layers_;
   const int64_t middle = setup_.backbone.num_layers / 2;
   if (config_.nce && std::find(read.begin(), read.end(), middle) == read.end()) read.push_back(middle);
   const int64_t highest = *std::max_element(read.begin(), read.end());
@@ -97,8 +97,9 @@ int64_t Progressive::slots_for(int64_t tokens) const {
 
 std::map<std::string, std::string> Progressive::idle_parameters() const {
   std::map<std::string, std::string> idle;
+  if (scale_levels(config_.scale(), config_.ratio_of_pass(1)) > 1) return idle;
   for (const auto& item : named_parameters())
-    if (item.key().starts_with("down.level.buffer") && config_.chunk <= config_.ratio)
+    if (item.key().starts_with("down.level.buffer") || item.key() == "down.level.gate")
       idle[item.key()] = "one level, and the buffer is read from the second on";
   return idle;
 }
@@ -149,10 +150,9 @@ Compressed Progressive::compress(Context& context, const StepKey& key, const Sta
              "progressive: {} passes need the whole text (found a state to continue)", config_.passes);
   const Cut cut = cut_of(key);
   const Needs needed = needs();
-  const auto read_states = layers_to_read(config_.layers, config_.layer_list, setup_.backbone.num_layers);
   const std::vector<Tensor> hidden = context.hidden(needed.hidden, needed.layers, cut.slice_tokens);
   const Tensor mixed_PD =
-      mix_->forward({hidden.begin(), hidden.begin() + static_cast<int64_t>(read_states.size())});
+      mix_->forward({hidden.begin(), hidden.begin() + static_cast<int64_t>(layers_.size())});
   SliceMemory memory(cut.rule, context.batch(), merge_.get(), in, cut.slice_tokens);
   const std::vector<Piece> pieces = read(context, mixed_PD, cut, memory);
 

@@ -49,6 +49,7 @@ class Progressive : public Compressor {
 
   Config config_;
   CompressorSetup setup_;
+  std::vector<int64_t> layers_;  ///< hidden states that x is mixed from
   std::shared_ptr<LayerMix> mix_;
   std::shared_ptr<ScaleDown> down_;
   std::shared_ptr<GatedState> buffer_;
