@@ -40,7 +40,8 @@ const CliSpec kSpec = {
          {"benchmarks", "NAMES",
           "sets by name, comma-separated (all = the six in-domain ones); same as eval.benchmarks"},
          {"methods", "NAMES",
-          "full, none, truncate_head, truncate_tail, checkpoint, checkpoint=DIR; same as eval.methods"},
+          "full, none, truncate_head, truncate_tail, bm25, checkpoint, and the last four =DIR; same as "
+          "eval.methods"},
          {"limit", "N", "questions of each set; same as eval.limit"},
          {"out", "DIR", "folder of the results (default: eval/ in the run folder)"}},
     .max_positional = 1,
@@ -220,23 +221,24 @@ class Evaluation {
   void measure(const MethodPlan& plan, EvalResults& results) {
     std::string identity;
     Reader reader;
-    if (plan.kind == "checkpoint") {
+    if (!plan.checkpoint.empty()) {
       const LoadedMethod method = load(plan);
-      reader = make_checkpoint_reader(plan, method);
+      reader = make_checkpoint_reader(plan, method, references_.slots_for);
       identity = method.state.dump() + (method.config.is_null() ? weights_fingerprint(method.path) : "");
     } else {
       reader = make_reference(plan, references_);
-      if (plan.kind.starts_with("truncate"))
-        for (int64_t tokens = 1; tokens <= config_.data.rules.context_tokens; ++tokens)
-          identity += fmt::format("{} ", references_.slots_for(tokens));
       identity += dump_config(config_.prompt) + config_.eval.shots_from;
     }
+    if (plan.cuts())
+      for (int64_t tokens = 1; tokens <= config_.data.rules.context_tokens; ++tokens)
+        identity += fmt::format("{} ", references_.slots_for(tokens));
     if (!reader.backbone->path().empty()) identity += weights_fingerprint(reader.backbone->path());
     const auto& opened = sources(*reader.prompt);
     for (const auto& source : opened) {
-      const std::string key = sha256_hex(fmt::format(
-          "{}\n{}\n{}\n{}\n{}\n{}\n{}", plan.name, identity, reader.compressor->config_yaml(),
-          source->fingerprint(), config_.eval.limit, config_.eval.max_new_tokens, config_.eval.bootstrap));
+      const std::string key = sha256_hex(
+          fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}{}", plan.name, identity, reader.compressor->config_yaml(),
+                      source->fingerprint(), config_.eval.limit, config_.eval.max_new_tokens,
+                      config_.eval.bootstrap, config_.eval.nll ? "\nnll" : ""));
       if (results.reuse(plan.name, source->name(), key)) {
         log_info(fmt::format("{} on {}: done before", plan.name, source->name()));
         continue;
@@ -267,6 +269,7 @@ class Evaluation {
     header["context_tokens"] = config_.data.rules.context_tokens;
     header["truncate"] = config_.data.rules.truncate;
     header["max_new_tokens"] = config_.eval.max_new_tokens;
+    header["nll"] = config_.eval.nll;
     header["shots"] = config_.prompt.shots;
     header["answer_extractor"] = config_.prompt.answer_extractor;
     header["threads"] = at::get_num_threads();

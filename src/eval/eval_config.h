@@ -16,10 +16,14 @@ struct EvalConfig {
   int64_t max_new_tokens = 20;
   int64_t bootstrap = 1000;
   int64_t query_tokens = 128;
+  bool nll = false;
   std::string shots_from;
 
   void describe(Fields& f) {
-    f("methods", methods, "full | none | truncate_head | truncate_tail | checkpoint | checkpoint=DIR");
+    f("methods", methods,
+      "full | none | truncate_head | truncate_tail | bm25 | checkpoint; checkpoint=DIR, and "
+      "truncate_head=DIR, "
+      "truncate_tail=DIR, bm25=DIR: what the checkpoint in DIR makes of so many tokens");
     f("benchmarks", benchmarks,
       "sets by name (squad, newsqa, …), found below data.root; empty: the list data.eval");
     f("limit", limit, "questions of each set, drawn by a fixed permutation; 0 = all").min(0);
@@ -29,6 +33,7 @@ struct EvalConfig {
     f("query_tokens", query_tokens, "longest question with its template; longer ones lose their beginning")
         .min(1)
         .unit("tokens");
+    f("nll", nll, "also measure the NLL of each question's first accepted answer, in nats a token");
     f("shots_from", shots_from,
       "training set the solved examples of prompt.shots come from; empty: the first of data.train");
   }

@@ -11,6 +11,8 @@
 #include "core/random.h"
 #include "core/stop.h"
 #include "model/generate.h"
+#include "model/loss.h"
+#include "model/objective.h"
 
 namespace ctxc {
 namespace {
@@ -20,9 +22,10 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// A passage and those of its questions that are asked.
+/// A passage and those of its questions that are asked; one question where it decides what is read.
 struct Work {
   int64_t example = 0;
+  bool first = true;  ///< of its passage
   Example content;
   Tokens visible;                 ///< what the method gets to see
   std::vector<size_t> questions;  ///< indices into the list of questions
@@ -35,11 +38,14 @@ std::vector<Work> gather(const Reader& reader, const DataSource& source,
   std::vector<Work> works;
   for (size_t i = 0; i < questions.size(); ++i) {
     const auto [it, fresh] = place.emplace(questions[i].example, works.size());
-    if (fresh) {
+    if (fresh || reader.cut_by_query) {
       Work work;
       work.example = questions[i].example;
+      work.first = fresh;
       work.content = source.example(work.example);
-      work.visible = reader.cut ? reader.cut(work.content.context) : work.content.context;
+      const Query& query = work.content.queries.at(static_cast<size_t>(questions[i].query));
+      work.visible = reader.cut ? reader.cut(work.content.context, query) : work.content.context;
+      it->second = works.size();
       works.push_back(std::move(work));
     }
     works[it->second].questions.push_back(i);
@@ -75,6 +81,7 @@ class SetEvaluation {
       : reader_(reader), config_(config), questions_(questions) {
     result_.method = reader.name;
     result_.records.resize(questions.size());
+    nll_.resize(questions.size());
     options_.max_new_tokens = config.max_new_tokens;
     options_.eos = reader.backbone->config().eos;
     const int64_t eos = reader.prompt->eos();
@@ -112,6 +119,7 @@ class SetEvaluation {
     const Memory memory = reader_.compressor->compress(context, {.training = false}).memory;
     const Tensor vectors_B = memory.mask_BK.sum(1).to(at::kCPU);
     result_.seconds.compress += seconds_since(start);
+    if (config_.nll) likelihood(works, memory);
 
     std::vector<Ask> asks;
     std::vector<int64_t> vectors;
@@ -134,12 +142,44 @@ class SetEvaluation {
     }
   }
 
+  /// NLL of the first accepted answers behind the memory, questions of a passage in one pass.
+  void likelihood(std::span<const Work> works, const Memory& memory) {
+    Batch batch;
+    for (const Work& work : works) {
+      Example example;
+      example.id = work.content.id;
+      for (const int64_t index : work.queries) {
+        const Query& asked = work.content.queries[static_cast<size_t>(index)];
+        CTXC_CHECK(!asked.answers.empty(), ErrorKind::kInput, "set eval.nll: false",
+                   "question '{}' has no accepted answer whose likelihood could be measured", asked.id);
+        Query query;
+        query.prompt = asked.prompt;
+        query.target = reader_.prompt->answer_ids(asked.answers.front());
+        example.queries.push_back(std::move(query));
+      }
+      batch.examples.push_back(std::move(example));
+    }
+    BatchReading reading(*reader_.backbone, memory, batch);
+    const Tensor& target_M = reading.target_M("nll");
+    const Tensor nll_M =
+        token_nll(reading.hidden_MD(), reader_.backbone->head_VD(), target_M).to(at::kCPU).contiguous();
+    const float* next = nll_M.const_data_ptr<float>();
+    for (size_t row = 0; row < works.size(); ++row)
+      for (size_t i = 0; i < works[row].questions.size(); ++i) {
+        const auto count = static_cast<int64_t>(batch.examples[row].queries[i].target.size());
+        nll_[works[row].questions[i]] = std::accumulate(next, next + count, 0.0) / static_cast<double>(count);
+        next += count;
+      }
+  }
+
   void note_context(const Work& work, int64_t vectors) {
-    ++result_.contexts;
     const int64_t tokens = static_cast<int64_t>(work.content.context.size());
-    result_.truncated += tokens < work.content.source_tokens;
-    result_.context_tokens += static_cast<double>(tokens);
-    result_.vectors += static_cast<double>(vectors);
+    if (work.first) {
+      ++result_.contexts;
+      result_.truncated += tokens < work.content.source_tokens;
+      result_.context_tokens += static_cast<double>(tokens);
+      result_.vectors += static_cast<double>(vectors);
+    }
     for (size_t i = 0; i < work.questions.size(); ++i) {
       const Query& query = work.content.queries[static_cast<size_t>(work.queries[i])];
       QuestionRecord& record = result_.records[work.questions[i]];
@@ -169,6 +209,7 @@ class SetEvaluation {
       QuestionRecord& record = result_.records[asks[i].question];
       record.prediction = reader_.prompt->extract_answer(generated.tokens[i]);
       record.score = score_answer(record.prediction, record.answers);
+      record.score.nll = nll_[asks[i].question];
       result_.new_tokens += static_cast<int64_t>(generated.tokens[i].size());
       f1_ += record.score.f1;
       ++done_;
@@ -180,6 +221,7 @@ class SetEvaluation {
   const std::vector<QuestionRef>& questions_;
   GenerateOptions options_;
   SetResult result_;
+  std::vector<double> nll_;  ///< of each question; 0 without eval.nll
   int64_t done_ = 0;
   double f1_ = 0;
 };

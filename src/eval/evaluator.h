@@ -13,14 +13,16 @@
 
 namespace ctxc {
 
-/// What answers: a compressor over a backbone. References that truncate are the method `full` over fewer
-/// tokens (`cut`).
+/// What answers: a compressor over a backbone. References that truncate are another method, `full` as a rule,
+/// over fewer tokens (`cut`).
 struct Reader {
   std::string name;  ///< "full", "checkpoint": in tables and files
   std::shared_ptr<Backbone> backbone;
   std::shared_ptr<Compressor> compressor;
   std::shared_ptr<const Prompt> prompt;
-  std::function<Tokens(const Tokens&)> cut;  ///< context tokens it gets to see; empty = all
+  /// Context tokens it gets to see; empty = all.
+  std::function<Tokens(const Tokens& context, const Query& query)> cut;
+  bool cut_by_query = false;  ///< the query decides: every question is read behind a memory of its own
   int64_t padded_length = 0;  ///< columns of the context grid (parity); 0 = as long as the contexts
 };
 

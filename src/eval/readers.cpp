@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "core/text.h"
+#include "eval/bm25.h"
 
 namespace ctxc {
 namespace {
@@ -19,35 +20,50 @@ std::string run_name(const std::string& checkpoint) {
   return path.filename().empty() ? "checkpoint" : path.filename().string();
 }
 
-Tokens cut_context(const std::string& kind, const Tokens& context, int64_t budget) {
-  if (kind == "none") return {};
-  if (kind == "full") return context;
-  const int64_t kept = std::clamp<int64_t>(budget, 0, static_cast<int64_t>(context.size()));
-  return kind == "truncate_head" ? Tokens(context.begin(), context.begin() + kept)
-                                 : Tokens(context.end() - kept, context.end());
+/// What a plan leaves of a context for a question (its text; read by bm25 alone).
+Tokens cut_context(const MethodPlan& plan, const std::function<int64_t(int64_t)>& slots_for,
+                   const Tokenizer& tokenizer, const Tokens& context, const std::string& question) {
+  if (plan.kind == "none") return {};
+  if (!plan.cuts()) return context;
+  const int64_t all = static_cast<int64_t>(context.size()),
+                kept = std::clamp<int64_t>(slots_for(all), 0, all);
+  if (plan.kind == "bm25") return best_sentences(tokenizer, context, question, kept);
+  return plan.kind == "truncate_head" ? Tokens(context.begin(), context.begin() + kept)
+                                      : Tokens(context.end() - kept, context.end());
+}
+
+void cut_for(Reader& reader, const MethodPlan& plan, const std::function<int64_t(int64_t)>& slots_for) {
+  reader.cut_by_query = plan.kind == "bm25";
+  reader.cut = [plan, slots_for, tokenizer = reader.prompt->tokenizer()](const Tokens& context,
+                                                                         const Query& query) {
+    return cut_context(plan, slots_for, tokenizer, context, query.question);
+  };
 }
 
 }  // namespace
 
 std::vector<MethodPlan> plan_methods(const std::vector<std::string>& methods, const std::string& checkpoint) {
-  const std::vector<std::string> kinds = {"full", "none", "truncate_head", "truncate_tail", "checkpoint"};
+  const std::vector<std::string> kinds = {"full",          "none", "truncate_head",
+                                          "truncate_tail", "bm25", "checkpoint"};
   std::vector<MethodPlan> plans;
   std::set<std::string> names;
   for (const std::string& text : methods) {
     const size_t equals = text.find('=');
     MethodPlan plan{text.substr(0, equals), text.substr(0, equals), ""};
-    CTXC_CHECK(std::find(kinds.begin(), kinds.end(), plan.kind) != kinds.end(), ErrorKind::kUsage,
-               did_you_mean(plan.kind, kinds),
-               "unknown evaluation method (found '{}', expected one of: {}, checkpoint=DIR)", plan.kind,
-               join(kinds, ", "));
-    CTXC_CHECK(equals == std::string::npos || plan.kind == "checkpoint", ErrorKind::kUsage,
-               "write it without '='", "method '{}' takes no folder (found '{}')", plan.kind, text);
-    if (plan.kind == "checkpoint") {
-      plan.checkpoint = equals == std::string::npos ? checkpoint : text.substr(equals + 1);
-      CTXC_CHECK(!plan.checkpoint.empty(), ErrorKind::kUsage, "add --checkpoint DIR or write checkpoint=DIR",
-                 "method 'checkpoint' has no folder to load");
-      if (equals != std::string::npos) plan.name = run_name(plan.checkpoint);
-    }
+    CTXC_CHECK(
+        std::find(kinds.begin(), kinds.end(), plan.kind) != kinds.end(), ErrorKind::kUsage,
+        did_you_mean(plan.kind, kinds),
+        "unknown evaluation method (found '{}', expected one of: {}, or one of the last four with =DIR)",
+        plan.kind, join(kinds, ", "));
+    const bool given = equals != std::string::npos;
+    CTXC_CHECK(!given || plan.cuts() || plan.kind == "checkpoint", ErrorKind::kUsage, "write it without '='",
+               "method '{}' takes no folder (found '{}')", plan.kind, text);
+    if (given) plan.checkpoint = text.substr(equals + 1);
+    if (plan.kind == "checkpoint" && !given) plan.checkpoint = checkpoint;
+    CTXC_CHECK(!plan.checkpoint.empty() || (plan.kind != "checkpoint" && !given), ErrorKind::kUsage,
+               "add --checkpoint DIR or write checkpoint=DIR", "method '{}' has no folder to load",
+               plan.kind);
+    if (given) plan.name = (plan.cuts() ? plan.kind + "-" : "") + run_name(plan.checkpoint);
     CTXC_CHECK(names.insert(plan.name).second, ErrorKind::kUsage,
                "name every method once; runs need different folder names",
                "two methods to evaluate have the name '{}'", plan.name);
@@ -67,7 +83,7 @@ std::vector<Shot> draw_shots(const DataSource& training, int64_t count, int64_t 
     if (!whole || example.source_tokens > max_context || example.queries.empty()) continue;
     Query& query = example.queries.front();
     if (query.prompt.empty() || query.target.empty()) continue;
-    shots.push_back({std::move(example.context), std::move(query.prompt), std::move(query.target)});
+    shots.push_back({std::move(example.context), std::move(query)});
   }
   CTXC_CHECK(static_cast<int64_t>(shots.size()) == count, ErrorKind::kUsage,
              "lower prompt.shots or name another training set in eval.shots_from",
@@ -77,22 +93,22 @@ std::vector<Shot> draw_shots(const DataSource& training, int64_t count, int64_t 
 }
 
 Reader make_reference(const MethodPlan& plan, const ReferenceSetup& setup) {
-  Reader reader{plan.name, setup.backbone, nullptr, setup.prompt, {}, 0};
-  const auto slots_for = setup.slots_for;
-  const std::string kind = plan.kind;
-  const auto cut = [kind, slots_for](const Tokens& context) {
-    const int64_t budget = kind.starts_with("truncate") ? slots_for(static_cast<int64_t>(context.size())) : 0;
-    return cut_context(kind, context, budget);
-  };
-  reader.cut = cut;
+  Reader reader{.name = plan.name,
+                .backbone = setup.backbone,
+                .compressor = nullptr,
+                .prompt = setup.prompt,
+                .cut = {},
+                .cut_by_query = false,
+                .padded_length = 0};
+  cut_for(reader, plan, setup.slots_for);
   Tokens head = setup.prompt->head_ids();
   const Tokens gap = setup.prompt->tokenizer().encode("\n\n");
   for (const Shot& shot : setup.shots) {
-    for (const Tokens& part : {cut(shot.context), shot.prompt})
+    for (const Tokens& part : {reader.cut(shot.context, shot.query), shot.query.prompt})
       head.insert(head.end(), part.begin(), part.end());
     // An end-of-text token inside the prompt would end the text for the base; a blank line separates examples
     // instead.
-    for (TokenId token : shot.answer)
+    for (TokenId token : shot.query.target)
       if (token != setup.prompt->eos()) head.push_back(token);
     head.insert(head.end(), gap.begin(), gap.end());
   }
@@ -103,13 +119,17 @@ Reader make_reference(const MethodPlan& plan, const ReferenceSetup& setup) {
   return reader;
 }
 
-Reader make_checkpoint_reader(const MethodPlan& plan, const LoadedMethod& method) {
-  return {plan.name,
-          method.backbone,
-          method.compressor,
-          std::make_shared<const Prompt>(method.prompt, method.tokenizer),
-          {},
-          method.padded_length};
+Reader make_checkpoint_reader(const MethodPlan& plan, const LoadedMethod& method,
+                              const std::function<int64_t(int64_t)>& slots_for) {
+  Reader reader{.name = plan.name,
+                .backbone = method.backbone,
+                .compressor = method.compressor,
+                .prompt = std::make_shared<const Prompt>(method.prompt, method.tokenizer),
+                .cut = {},
+                .cut_by_query = false,
+                .padded_length = method.padded_length};
+  if (plan.cuts()) cut_for(reader, plan, slots_for);
+  return reader;
 }
 
 }  // namespace ctxc

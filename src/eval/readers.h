@@ -12,9 +12,13 @@ namespace ctxc {
 
 /// One entry of eval.methods.
 struct MethodPlan {
-  std::string kind;  ///< full | none | truncate_head | truncate_tail | checkpoint
-  std::string name;  ///< in tables and files, unique: the kind, or the run's name for further checkpoints
-  std::string checkpoint;  ///< folder, for kind checkpoint
+  std::string kind;  ///< full | none | truncate_head | truncate_tail | bm25 | checkpoint
+  /// In tables and files, unique: the kind, the run's name for further checkpoints, or kind-run for cut
+  /// references that a checkpoint reads.
+  std::string name;
+  std::string
+      checkpoint;  ///< folder: of kind checkpoint, or what reads the part a cut leaves (else the base does)
+  bool cuts() const { return kind.starts_with("truncate") || kind == "bm25"; }
 };
 /// `checkpoint` is what a plain "checkpoint" means (may be empty). Error kUsage for unknown methods, a
 /// checkpoint nobody named, and the same method twice.
@@ -22,7 +26,8 @@ std::vector<MethodPlan> plan_methods(const std::vector<std::string>& methods, co
 
 /// A solved example, shown to untrained references in front of the question.
 struct Shot {
-  Tokens context, prompt, answer;
+  Tokens context;
+  Query query;  ///< with its target, the answer
 };
 /// `count` examples of a training set by a fixed draw, one question each, with contexts of at most
 /// `max_context` tokens. Error kUsage if the set has too few.
@@ -36,7 +41,10 @@ struct ReferenceSetup {
       slots_for;            ///< budget of truncation: slots for a context of this many tokens
   std::vector<Shot> shots;  ///< their contexts are cut like the question's own
 };
+/// The base reads the context or what a cut leaves of it.
 Reader make_reference(const MethodPlan& plan, const ReferenceSetup& setup);
-Reader make_checkpoint_reader(const MethodPlan& plan, const LoadedMethod& method);
+/// A checkpoint reads the context, or, of a plan that cuts, as many of its tokens as `slots_for` says.
+Reader make_checkpoint_reader(const MethodPlan& plan, const LoadedMethod& method,
+                              const std::function<int64_t(int64_t)>& slots_for = {});
 
 }  // namespace ctxc

@@ -248,6 +248,10 @@ void add_evaluation(HtmlPage& page, std::string& markdown, const Folder& folder)
   page.table(tables.f1);
   page.paragraph("Exact match in percent:");
   page.table(tables.exact_match);
+  if (!tables.nll.empty()) {
+    page.paragraph("NLL of the first accepted answer, nats a token:");
+    page.table(tables.nll);
+  }
   if (tables.paired.size() > 1) {
     page.paragraph("Differences on the same questions, percentage points:");
     page.table(tables.paired);
@@ -264,6 +268,8 @@ void add_evaluation(HtmlPage& page, std::string& markdown, const Folder& folder)
   // One level deeper than in results.md, where these headings stand alone.
   markdown += "F1, percent, with 95 % bootstrap intervals over passages\n\n" + format_table(tables.f1) +
               "\nExact match, percent\n\n" + format_table(tables.exact_match) + "\n";
+  if (!tables.nll.empty())
+    markdown += "NLL of the first accepted answer, nats a token\n\n" + format_table(tables.nll) + "\n";
   if (tables.paired.size() > 1)
     markdown += "Paired differences, percentage points\n\n" + format_table(tables.paired) + "\n";
   markdown += "Cost\n\n" + format_table(tables.costs) + "\n";

@@ -9,9 +9,9 @@
 namespace ctxc {
 namespace {
 
-std::string cell(const OrderedJson& estimate) {
-  return fmt::format("{:.1f} [{:.1f}, {:.1f}]", estimate.value("value", 0.0), estimate.value("low", 0.0),
-                     estimate.value("high", 0.0));
+std::string cell(const OrderedJson& estimate, int digits) {
+  return fmt::format("{:.{}f} [{:.{}f}, {:.{}f}]", estimate.value("value", 0.0), digits,
+                     estimate.value("low", 0.0), digits, estimate.value("high", 0.0), digits);
 }
 
 const OrderedJson* find_entry(const OrderedJson& summary, const std::string& method, const std::string& set) {
@@ -20,7 +20,8 @@ const OrderedJson* find_entry(const OrderedJson& summary, const std::string& met
   return nullptr;
 }
 
-std::vector<std::vector<std::string>> score_table(const OrderedJson& summary, const char* metric) {
+std::vector<std::vector<std::string>> score_table(const OrderedJson& summary, const char* metric,
+                                                  int digits = 1) {
   std::vector<std::string> header = {"method"};
   for (const auto& set : summary.at("sets")) {
     int64_t questions = 0;
@@ -34,19 +35,19 @@ std::vector<std::vector<std::string>> score_table(const OrderedJson& summary, co
     std::vector<std::string> row = {method.get<std::string>()};
     for (const auto& set : summary.at("sets")) {
       const OrderedJson* entry = find_entry(summary, method.get<std::string>(), set.get<std::string>());
-      row.push_back(entry ? cell(entry->at(metric)) : "—");
+      row.push_back(entry ? cell(entry->at(metric), digits) : "—");
     }
     const auto macro = summary.at("macro").find(method.get<std::string>());
-    row.push_back(macro == summary.at("macro").end() ? "—"
-                                                     : fmt::format("{:.1f}", macro->value(metric, 0.0)));
+    row.push_back(
+        macro == summary.at("macro").end() ? "—" : fmt::format("{:.{}f}", macro->value(metric, 0.0), digits));
     rows.push_back(std::move(row));
   }
   return rows;
 }
 
-std::string signed_cell(const OrderedJson& estimate) {
-  return fmt::format("{:+.1f} [{:+.1f}, {:+.1f}]", estimate.value("value", 0.0), estimate.value("low", 0.0),
-                     estimate.value("high", 0.0));
+std::string signed_cell(const OrderedJson& estimate, int digits = 1) {
+  return fmt::format("{:+.{}f} [{:+.{}f}, {:+.{}f}]", estimate.value("value", 0.0), digits,
+                     estimate.value("low", 0.0), digits, estimate.value("high", 0.0), digits);
 }
 
 }  // namespace
@@ -55,12 +56,20 @@ ResultTables result_tables(const OrderedJson& summary) {
   ResultTables tables;
   tables.f1 = score_table(summary, "f1");
   tables.exact_match = score_table(summary, "exact_match");
+  const bool nll = summary.value("nll", false);
+  if (nll) tables.nll = score_table(summary, "nll", 3);
   tables.paired = {{"set", "comparison", "F1 difference", "p", "EM difference"}};
-  for (const auto& row : summary.at("paired"))
+  if (nll) tables.paired[0].insert(tables.paired[0].end(), {"NLL difference", "p"});
+  for (const auto& row : summary.at("paired")) {
     tables.paired.push_back({row.value("set", ""),
                              row.value("method", "") + " minus " + row.value("minus", ""),
                              signed_cell(row.at("f1")), fmt::format("{:.3f}", row.value("f1_p", 1.0)),
                              signed_cell(row.at("exact_match"))});
+    if (nll)
+      tables.paired.back().insert(
+          tables.paired.back().end(),
+          {signed_cell(row.at("nll"), 3), fmt::format("{:.3f}", row.value("nll_p", 1.0))});
+  }
   tables.costs = {{"method", "set", "context tokens", "vectors read", "ratio", "KV per context",
                    "cut contexts", "answers lost", "compress s", "prefill s", "decode s", "ms per question"}};
   for (const auto& entry : summary.at("entries")) {
@@ -96,6 +105,8 @@ std::string results_markdown(const OrderedJson& summary) {
     text += "- **incomplete**: the evaluation was interrupted; run it again to go on\n";
   text += "\n## F1, percent, with 95 % bootstrap intervals over passages\n\n" + format_table(tables.f1);
   text += "\n## Exact match, percent\n\n" + format_table(tables.exact_match);
+  if (!tables.nll.empty())
+    text += "\n## NLL of the first accepted answer, nats a token\n\n" + format_table(tables.nll);
   if (tables.paired.size() > 1)
     text += "\n## Paired differences, percentage points\n\n" + format_table(tables.paired);
   text += "\n## Cost\n\n" + format_table(tables.costs);

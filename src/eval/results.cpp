@@ -16,19 +16,20 @@ OrderedJson estimate(double value, Interval interval) {
   return {{"value", value}, {"low", interval.low}, {"high", interval.high}};
 }
 
-std::string records_text(const SetResult& result) {
+std::string records_text(const SetResult& result, bool nll) {
   std::string text;
   for (const QuestionRecord& record : result.records) {
-    const OrderedJson line = {{"qid", record.qid},
-                              {"question", record.question},
-                              {"answers", record.answers},
-                              {"prediction", record.prediction},
-                              {"exact_match", record.score.exact_match},
-                              {"f1", record.score.f1},
-                              {"context", record.context},
-                              {"context_tokens", record.context_tokens},
-                              {"source_tokens", record.source_tokens},
-                              {"vectors", record.vectors}};
+    OrderedJson line = {{"qid", record.qid},
+                        {"question", record.question},
+                        {"answers", record.answers},
+                        {"prediction", record.prediction},
+                        {"exact_match", record.score.exact_match},
+                        {"f1", record.score.f1},
+                        {"context", record.context},
+                        {"context_tokens", record.context_tokens},
+                        {"source_tokens", record.source_tokens},
+                        {"vectors", record.vectors}};
+    if (nll) line["nll"] = record.score.nll;
     text += line.dump() + "\n";
   }
   return text;
@@ -60,8 +61,9 @@ std::vector<ScoredQuestion> read_scores(const std::string& path) {
   std::vector<ScoredQuestion> scores;
   for_each_line(path, [&](std::string_view line, int64_t number) {
     const Json row = parse_json(line, path, number);
-    scores.push_back({{json_at<double>(row, "exact_match", path), json_at<double>(row, "f1", path)},
-                      json_at<int64_t>(row, "context", path)});
+    scores.push_back(
+        {{json_at<double>(row, "exact_match", path), json_at<double>(row, "f1", path), row.value("nll", 0.0)},
+         json_at<int64_t>(row, "context", path)});
   });
   return scores;
 }
@@ -110,14 +112,16 @@ bool EvalResults::reuse(const std::string& method, const std::string& set, const
 void EvalResults::add(const SetResult& result, const std::string& key, const SourceStats& stats) {
   EvalEntry entry;
   entry.scores = result.scores();
-  entry.json = entry_json(result, summarize_scores(entry.scores, resamples_), stats);
+  const ScoreSummary score = summarize_scores(entry.scores, resamples_);
+  entry.json = entry_json(result, score, stats);
+  if (measures_nll()) entry.json["nll"] = estimate(score.nll, score.nll_95);
   const std::string predictions = relative("predictions", result.method, result.set, ".json");
   const std::string records = relative("records", result.method, result.set, ".jsonl");
   OrderedJson answers = OrderedJson::object();
   for (const QuestionRecord& record : result.records) answers[record.qid] = record.prediction;
   for (const std::string& path : {predictions, records})
     make_directories((fs::path(directory_) / path).parent_path().string());
-  const std::string lines = records_text(result);
+  const std::string lines = records_text(result, measures_nll());
   write_file_atomic((fs::path(directory_) / predictions).string(), answers.dump(1) + "\n");
   write_file_atomic((fs::path(directory_) / records).string(), lines);
   entry.json["predictions"] = predictions;
@@ -138,7 +142,7 @@ OrderedJson EvalResults::summary() const {
   const bool has_checkpoint = std::find(methods_.begin(), methods_.end(), "checkpoint") != methods_.end();
   const std::string main = has_checkpoint ? "checkpoint" : methods_.front();
   for (const std::string& method : methods_) {
-    double f1 = 0, exact_match = 0;
+    double f1 = 0, exact_match = 0, nll = 0;
     int64_t count = 0;
     for (const std::string& set : sets_) {
       const auto entry = entries_.find({method, set});
@@ -146,6 +150,7 @@ OrderedJson EvalResults::summary() const {
       entries.push_back(entry->second.json);
       f1 += entry->second.json["f1"]["value"].get<double>();
       exact_match += entry->second.json["exact_match"]["value"].get<double>();
+      if (measures_nll()) nll += entry->second.json["nll"]["value"].get<double>();
       ++count;
       const auto other = entries_.find({main, set});
       if (method == main || other == entries_.end() ||
@@ -160,11 +165,15 @@ OrderedJson EvalResults::summary() const {
                         {"exact_match", estimate(difference.exact_match, difference.exact_match_95)},
                         {"f1_p", difference.f1_p},
                         {"exact_match_p", difference.exact_match_p}});
+      if (!measures_nll()) continue;
+      paired.back()["nll"] = estimate(difference.nll, difference.nll_95);
+      paired.back()["nll_p"] = difference.nll_p;
     }
     if (count > 0)
       macro[method] = {{"f1", f1 / static_cast<double>(count)},
                        {"exact_match", exact_match / static_cast<double>(count)},
                        {"sets", count}};
+    if (count > 0 && measures_nll()) macro[method]["nll"] = nll / static_cast<double>(count);
   }
   summary["macro"] = macro;
   summary["entries"] = entries;

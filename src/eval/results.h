@@ -31,6 +31,8 @@ class EvalResults {
   /// Writes predictions and records of a finished set, and results.json and results.md anew.
   void add(const SetResult& result, const std::string& key, const SourceStats& stats);
 
+  /// header["nll"]: the NLL of the answers was measured.
+  bool measures_nll() const { return header_.is_object() && header_.value("nll", false); }
   /// results.json: header, entries, macro means, paired differences against the main method.
   OrderedJson summary() const;
   const std::string& directory() const { return directory_; }
@@ -51,7 +53,8 @@ class EvalResults {
 /// Tables of a results.json as people read them: F1 with intervals, exact match, differences, costs. First
 /// row = header.
 struct ResultTables {
-  std::vector<std::vector<std::string>> f1, exact_match, paired, costs;
+  std::vector<std::vector<std::string>> f1, exact_match, nll, paired,
+      costs;  ///< nll: empty if it was not measured
 };
 ResultTables result_tables(const OrderedJson& summary);
 /// The tables as Markdown, with a line on what they show.

@@ -81,16 +81,25 @@ double f1_of(const std::vector<std::string>& prediction, const std::vector<std::
 
 /// Sums of the questions of one context.
 struct Cluster {
-  double exact_match = 0, f1 = 0;
+  Score sum;
   int64_t questions = 0;
 };
+
+Score plus(const Score& a, const Score& b) {
+  return {a.exact_match + b.exact_match, a.f1 + b.f1, a.nll + b.nll};
+}
+
+/// The mean, exact match and F1 in percent.
+Score mean_of(const Cluster& cluster) {
+  const double count = static_cast<double>(cluster.questions);
+  return {100 * cluster.sum.exact_match / count, 100 * cluster.sum.f1 / count, cluster.sum.nll / count};
+}
 
 std::vector<Cluster> clusters_of(std::span<const ScoredQuestion> questions) {
   std::map<int64_t, Cluster> by_context;
   for (const ScoredQuestion& question : questions) {
     Cluster& cluster = by_context[question.context];
-    cluster.exact_match += question.score.exact_match;
-    cluster.f1 += question.score.f1;
+    cluster.sum = plus(cluster.sum, question.score);
     ++cluster.questions;
   }
   std::vector<Cluster> result;
@@ -98,9 +107,9 @@ std::vector<Cluster> clusters_of(std::span<const ScoredQuestion> questions) {
   return result;
 }
 
-/// The means (percent) of every resample of the clusters.
+/// The means of every resample of the clusters.
 struct Resamples {
-  std::vector<double> exact_match, f1;
+  std::vector<double> exact_match, f1, nll;
 };
 
 Resamples resample(const std::vector<Cluster>& clusters, int64_t count, uint64_t seed) {
@@ -110,13 +119,13 @@ Resamples resample(const std::vector<Cluster>& clusters, int64_t count, uint64_t
     Cluster total;
     for (size_t k = 0; k < clusters.size(); ++k) {
       const Cluster& drawn = clusters[rng.below(clusters.size())];
-      total.exact_match += drawn.exact_match;
-      total.f1 += drawn.f1;
+      total.sum = plus(total.sum, drawn.sum);
       total.questions += drawn.questions;
     }
-    const double scale = 100 / static_cast<double>(total.questions);
-    result.exact_match.push_back(total.exact_match * scale);
-    result.f1.push_back(total.f1 * scale);
+    const Score mean = mean_of(total);
+    result.exact_match.push_back(mean.exact_match);
+    result.f1.push_back(mean.f1);
+    result.nll.push_back(mean.nll);
   }
   return result;
 }
@@ -144,14 +153,11 @@ double two_sided_p(const std::vector<double>& differences) {
   return std::min(1.0, 2 * smaller / static_cast<double>(differences.size() + 1));
 }
 
-Score mean_percent(std::span<const ScoredQuestion> questions) {
-  Score mean;
-  for (const ScoredQuestion& question : questions) {
-    mean.exact_match += question.score.exact_match;
-    mean.f1 += question.score.f1;
-  }
-  const double scale = 100 / static_cast<double>(questions.size());
-  return {mean.exact_match * scale, mean.f1 * scale};
+Score mean_of(std::span<const ScoredQuestion> questions) {
+  Cluster all;
+  for (const ScoredQuestion& question : questions) all.sum = plus(all.sum, question.score);
+  all.questions = static_cast<int64_t>(questions.size());
+  return mean_of(all);
 }
 
 }  // namespace
@@ -194,11 +200,13 @@ ScoreSummary summarize_scores(std::span<const ScoredQuestion> questions, int64_t
   CTXC_CHECK(!questions.empty(), ErrorKind::kInput, "", "scores: there is no question to score");
   const auto clusters = clusters_of(questions);
   const Resamples drawn = resample(clusters, resamples, seed);
-  const Score mean = mean_percent(questions);
+  const Score mean = mean_of(questions);
   return {mean.exact_match,
           mean.f1,
+          mean.nll,
           interval_95(drawn.exact_match),
           interval_95(drawn.f1),
+          interval_95(drawn.nll),
           static_cast<int64_t>(questions.size()),
           static_cast<int64_t>(clusters.size())};
 }
@@ -213,17 +221,21 @@ PairedDifference compare_scores(std::span<const ScoredQuestion> first, std::span
     CTXC_CHECK(first[i].context == second[i].context, ErrorKind::kInternal, "",
                "compare_scores: question {} belongs to different contexts (found {} and {})", i,
                first[i].context, second[i].context);
-    difference[i].score = {second[i].score.exact_match - first[i].score.exact_match,
-                           second[i].score.f1 - first[i].score.f1};
+    const Score &before = first[i].score, &after = second[i].score;
+    difference[i].score = {after.exact_match - before.exact_match, after.f1 - before.f1,
+                           after.nll - before.nll};
   }
   const Resamples drawn = resample(clusters_of(difference), resamples, seed);
-  const Score mean = mean_percent(difference);
+  const Score mean = mean_of(difference);
   return {mean.exact_match,
           mean.f1,
+          mean.nll,
           interval_95(drawn.exact_match),
           interval_95(drawn.f1),
+          interval_95(drawn.nll),
           two_sided_p(drawn.exact_match),
-          two_sided_p(drawn.f1)};
+          two_sided_p(drawn.f1),
+          two_sided_p(drawn.nll)};
 }
 
 Score macro_mean(std::span<const ScoreSummary> sets) {
@@ -231,10 +243,11 @@ Score macro_mean(std::span<const ScoreSummary> sets) {
   for (const ScoreSummary& set : sets) {
     sum.exact_match += set.exact_match;
     sum.f1 += set.f1;
+    sum.nll += set.nll;
   }
   if (sets.empty()) return sum;
   const double count = static_cast<double>(sets.size());
-  return {sum.exact_match / count, sum.f1 / count};
+  return {sum.exact_match / count, sum.f1 / count, sum.nll / count};
 }
 
 }  // namespace ctxc

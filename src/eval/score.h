@@ -15,9 +15,10 @@ namespace ctxc {
 
 std::string normalize_answer(std::string_view text);
 
-/// Fractions in [0, 1].
+/// Exact match and F1 are fractions in [0, 1]; `nll` is the mean of -log p over the tokens of the first
+/// accepted answer, in nats (0 where it was not asked for).
 struct Score {
-  double exact_match = 0, f1 = 0;
+  double exact_match = 0, f1 = 0, nll = 0;
 };
 
 /// Best score of `prediction` over the accepted answers; 0 if there are none.
@@ -33,10 +34,10 @@ struct Interval {
   double low = 0, high = 0;
 };
 
-/// Percent.
+/// Percent; nll in nats.
 struct ScoreSummary {
-  double exact_match = 0, f1 = 0;
-  Interval exact_match_95, f1_95;
+  double exact_match = 0, f1 = 0, nll = 0;
+  Interval exact_match_95, f1_95, nll_95;
   int64_t questions = 0, contexts = 0;
 };
 
@@ -45,12 +46,12 @@ struct ScoreSummary {
 ScoreSummary summarize_scores(std::span<const ScoredQuestion> questions, int64_t resamples = 1000,
                               uint64_t seed = 0);
 
-/// Percent points: second minus first, over the same questions.
+/// Percent points (nll: nats): second minus first, over the same questions.
 struct PairedDifference {
-  double exact_match = 0, f1 = 0;
-  Interval exact_match_95, f1_95;
-  double exact_match_p = 1,
-         f1_p = 1;  ///< two-sided, from the resamples on either side of 0; at least 2 / (resamples + 1)
+  double exact_match = 0, f1 = 0, nll = 0;
+  Interval exact_match_95, f1_95, nll_95;
+  double exact_match_p = 1, f1_p = 1,
+         nll_p = 1;  ///< two-sided, from the resamples on either side of 0; at least 2 / (resamples + 1)
 };
 
 /// Paired bootstrap over contexts. Error kInternal unless both lists hold the same questions in the same

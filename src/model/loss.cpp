@@ -120,13 +120,17 @@ struct ChunkedKl : Function<ChunkedKl> {
   }
 };
 
+void check_rows(const Tensor& hidden_MD, const Tensor& target_M) {
+  CTXC_CHECK(hidden_MD.size(0) > 0 && hidden_MD.size(0) == target_M.size(0), ErrorKind::kInternal, "",
+             "cross-entropy: hidden states and targets do not fit (found {} and {} rows)", hidden_MD.size(0),
+             target_M.size(0));
+}
+
 }  // namespace
 
 Tensor chunked_cross_entropy(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& target_M,
                              int64_t chunk) {
-  CTXC_CHECK(hidden_MD.size(0) > 0 && hidden_MD.size(0) == target_M.size(0), ErrorKind::kInternal, "",
-             "cross-entropy: hidden states and targets do not fit (found {} and {} rows)", hidden_MD.size(0),
-             target_M.size(0));
+  check_rows(hidden_MD, target_M);
   if (at::GradMode::is_enabled() && (hidden_MD.requires_grad() || weight_VD.requires_grad()))
     return ChunkedCrossEntropy::apply(hidden_MD, weight_VD, target_M, chunk);
   return run_ce(hidden_MD, weight_VD, target_M, chunk, /*with_gradients=*/false).loss;
@@ -141,6 +145,20 @@ Tensor chunked_kl_divergence(const Tensor& hidden_MD, const Tensor& weight_VD, c
   if (at::GradMode::is_enabled() && (hidden_MD.requires_grad() || weight_VD.requires_grad()))
     return ChunkedKl::apply(hidden_MD, weight_VD, teacher, teacher_weight, chunk);
   return run_kl(hidden_MD, weight_VD, teacher, teacher_weight, chunk, /*with_gradients=*/false).loss;
+}
+
+Tensor token_nll(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& target_M, int64_t chunk) {
+  const at::NoGradGuard no_grad;
+  check_rows(hidden_MD, target_M);
+  std::vector<Tensor> blocks;
+  for (int64_t begin = 0; begin < hidden_MD.size(0); begin += chunk) {
+    const int64_t count = std::min(chunk, hidden_MD.size(0) - begin);
+    const Tensor block_CV =
+        at::linear(hidden_MD.narrow(0, begin, count).to(weight_VD.scalar_type()), weight_VD);
+    blocks.push_back(
+        std::get<0>(cross_entropy_rows_(block_CV, target_M.narrow(0, begin, count), /*gradient=*/false)));
+  }
+  return at::cat(blocks).to(at::kFloat);
 }
 
 }  // namespace ctxc

@@ -16,4 +16,8 @@ Tensor chunked_cross_entropy(const Tensor& hidden_MD, const Tensor& weight_VD, c
 Tensor chunked_kl_divergence(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& teacher_MD,
                              const Tensor& teacher_weight_VD, int64_t chunk = 256);
 
+/// -log softmax(h W^T)[target] of every row, float32 [M], without gradients. Likewise.
+Tensor token_nll(const Tensor& hidden_MD, const Tensor& weight_VD, const Tensor& target_M,
+                 int64_t chunk = 256);
+
 }  // namespace ctxc

@@ -64,6 +64,12 @@ TEST(Methods, PlansAndRefuses) {
   EXPECT_EQ(plans[1].checkpoint, "runs/a");
   EXPECT_EQ(plans[1].name, "checkpoint");
   EXPECT_EQ(plans[2].name, "icae");
+  const auto cut = plan_methods({"bm25", "bm25=runs/prompt/", "truncate_head=runs/prompt"}, "");
+  EXPECT_TRUE(cut[0].checkpoint.empty());
+  EXPECT_EQ(cut[1].name, "bm25-prompt");
+  EXPECT_EQ(cut[2].checkpoint, "runs/prompt");
+  testing::expect_error(ErrorKind::kUsage, "'bm25' has no folder",
+                        [&] { plan_methods({"bm25="}, "runs/a"); });
   testing::expect_error(ErrorKind::kUsage, "found 'ful'", [&] { plan_methods({"ful"}, ""); });
   testing::expect_error(ErrorKind::kUsage, "no folder", [&] { plan_methods({"checkpoint"}, ""); });
   testing::expect_error(ErrorKind::kUsage, "takes no folder", [&] { plan_methods({"full=x"}, ""); });
@@ -119,6 +125,32 @@ TEST(Results, WritesTheNamedLayoutAndTakesFinishedSetsUp) {
   EXPECT_FALSE(again.reuse("checkpoint", "squad", "another key"));
   touch(dir / "records/squad.jsonl", "{}\n");  // no longer what results.json says
   EXPECT_FALSE(again.reuse("checkpoint", "squad", "key-checkpoint"));
+}
+
+TEST(Results, LikelihoodIsThereOnlyWhereItWasMeasured) {
+  const testing::TempDir dir;
+  SetResult worse = set_result("full", "squad", 8, 8), better = set_result("checkpoint", "squad", 8, 8);
+  for (QuestionRecord& record : worse.records) record.score.nll = 2.5;
+  for (QuestionRecord& record : better.records) record.score.nll = 2;
+  for (const bool measured : {false, true}) {
+    const std::string folder = (dir / (measured ? "with" : "without")).string();
+    OrderedJson header = OrderedJson::object();
+    header["nll"] = measured;
+    {
+      EvalResults results(folder, {"full", "checkpoint"}, {"squad"}, header, 100);
+      results.add(worse, "a", {});
+      results.add(better, "b", {});
+    }
+    EvalResults again(folder, {"full", "checkpoint"}, {"squad"}, header, 100);
+    ASSERT_TRUE(again.reuse("full", "squad", "a") && again.reuse("checkpoint", "squad", "b"));
+    const OrderedJson summary = again.summary();
+    EXPECT_EQ(summary["macro"]["full"].contains("nll"), measured);
+    EXPECT_EQ(results_markdown(summary).find("NLL") != std::string::npos, measured);
+    if (!measured) continue;
+    EXPECT_DOUBLE_EQ(summary["macro"]["full"]["nll"].get<double>(), 2.5);
+    EXPECT_DOUBLE_EQ(summary["paired"][0]["nll"]["value"].get<double>(), -0.5);
+    EXPECT_LT(summary["paired"][0]["nll_p"].get<double>(), 0.05);
+  }
 }
 
 TEST(Results, TheOnlyMethodHasThePlainPlace) {

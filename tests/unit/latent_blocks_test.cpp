@@ -206,12 +206,22 @@ TEST(DownPath, PaddingChangesNothingAndSizesAreExact) {
 
 TEST(DownPath, NearMeanStartsAsAMean) {
   PathOptions options = path();
-  options.near_mean = true;
+  options.start = PathStart::kMean;
   DownPath down(options, 1, "test");
   const Tensor x = normals({1, 8, 16}, 1);
   const Tensor mean = unit_rms(x).view({1, 4, 2, 16}).mean(2);
   const Tensor expected = unit_rms(mean).view({1, 2, 2, 16}).mean(2);
   EXPECT_GT(at::cosine_similarity(down.forward(x, row_of(8, 8)).x_BKD, expected, -1).min().item<double>(),
+            0.9);
+}
+
+TEST(DownPath, NearFirstStartsAsTheFirstMember) {
+  PathOptions options = path();
+  options.start = PathStart::kFirst;
+  DownPath down(options, 1, "test");
+  const Tensor x = normals({1, 7, 16}, 1);  // the last window has three members
+  const Tensor expected = x.slice(1, 0, 7, 4);
+  EXPECT_GT(at::cosine_similarity(down.forward(x, row_of(7, 7)).x_BKD, expected, -1).min().item<double>(),
             0.9);
 }
 

@@ -36,6 +36,14 @@ TEST(ChunkedCrossEntropy, EqualsTheFullOneWithItsGradients) {
       }
 }
 
+TEST(TokenNll, IsTheCrossEntropyOfEveryRow) {
+  const Tensor hidden = random_tensor({11, 8}, 1) * 4, weight = random_tensor({29, 8}, 2) * 4;
+  const Tensor target = at::arange(11, at::kLong) * 2;
+  const Tensor expected = at::cross_entropy_loss(at::linear(hidden, weight), target, {}, at::Reduction::None);
+  for (const int64_t chunk : {1, 4, 256})
+    EXPECT_LT(relative_error(token_nll(hidden, weight, target, chunk), expected), 2e-6);
+}
+
 TEST(ChunkedCrossEntropy, StaysFiniteOnHugeLogits) {
   const Tensor hidden = (random_tensor({3, 4}, 1) * 1e4).requires_grad_();
   const Tensor loss =

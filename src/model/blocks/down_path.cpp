@@ -13,18 +13,16 @@ AttentionRule local_rule(const PathOptions& options, int64_t level) {
 
 DownPath::DownPath(const PathOptions& options, uint64_t seed, const std::string& name) : options_(options) {
   const int64_t width = options.width, heads = options.heads;
+  const bool quiet = options.start != PathStart::kRandom;
   for (int64_t s = 0; s < options.levels; ++s) {
     const std::string part = "level" + std::to_string(s + 1), full = name + "." + part;
     auto level = register_module(part, std::make_shared<Level>());
     level->attention = level->register_module(
-        "attention",
-        std::make_shared<MultiHeadAttention>(width, heads, seed, full + ".attention", options.near_mean));
+        "attention", std::make_shared<MultiHeadAttention>(width, heads, seed, full + ".attention", quiet));
     level->feed_forward = level->register_module(
-        "feed_forward",
-        std::make_shared<FeedForward>(width, seed, full + ".feed_forward", options.near_mean));
+        "feed_forward", std::make_shared<FeedForward>(width, seed, full + ".feed_forward", quiet));
     level->pool = level->register_module(
-        "pool",
-        std::make_shared<PairPool>(width, heads, options.pool, seed, full + ".pool", options.near_mean));
+        "pool", std::make_shared<PairPool>(width, heads, options.pool, seed, full + ".pool", options.start));
     levels_.push_back(level);
   }
 }

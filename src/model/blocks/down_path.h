@@ -16,7 +16,7 @@ struct PathOptions {
   int64_t window = 64;  ///< rows either side, at every level
   Pool pool = Pool::kConcat;
   PositionCode code = PositionCode::kRope;
-  bool near_mean = false;  ///< starts as a mean over the window: quiet residual branches, merges near I/2
+  PathStart start = PathStart::kRandom;
 };
 
 class DownPath : public torch::nn::Module {

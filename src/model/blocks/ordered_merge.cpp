@@ -8,8 +8,8 @@
 namespace ctxc {
 namespace {
 
-std::shared_ptr<Matrix> near_half(int64_t width, uint64_t seed, const std::string& name) {
-  return std::make_shared<Matrix>(at::eye(width, at::kFloat) / 2 +
+std::shared_ptr<Matrix> near_share(double share, int64_t width, uint64_t seed, const std::string& name) {
+  return std::make_shared<Matrix>(at::eye(width, at::kFloat) * share +
                                   draw({width, width}, {Draw::Kind::kNormal, 0.02}, seed, name + ".weight"));
 }
 
@@ -23,6 +23,11 @@ Tensor masked_mean(const Tensor& x_BK2D, const Tensor& real_BK21) {
 }
 
 }  // namespace
+
+PathStart path_start_named(const std::string& init) {
+  if (init == "pca") return PathStart::kMean;
+  return init == "pca_first" ? PathStart::kFirst : PathStart::kRandom;
+}
 
 Pool pool_named(const std::string& name) {
   if (name == "concat") return Pool::kConcat;
@@ -57,17 +62,19 @@ Tensor weighted_pair_mean(const Tensor& rows, const Tensor& size_BN) {
 }
 
 PairPool::PairPool(int64_t width, int64_t heads, Pool kind, uint64_t seed, const std::string& name,
-                   bool near_mean)
+                   PathStart start)
     : kind_(kind), heads_(heads) {
   // Two members of rms 1 are to give a vector of rms 1.
   const double gain = kind == Pool::kConcat ? std::sqrt(0.5) : 1;
-  const auto matrix = [&](const std::string& part) {
-    return near_mean && kind == Pool::kConcat ? near_half(width, seed, name + "." + part)
-                                              : make_matrix(width, width, seed, name + "." + part, gain);
+  const auto matrix = [&](const std::string& part, double first_share) {
+    const std::string full = name + "." + part;
+    if (start == PathStart::kRandom || kind != Pool::kConcat)
+      return make_matrix(width, width, seed, full, gain);
+    return near_share(start == PathStart::kMean ? 0.5 : first_share, width, seed, full);
   };
   if (kind == Pool::kConcat || kind == Pool::kMeanLinear) {
-    left_ = register_module("left", matrix("left"));
-    right_ = register_module("right", matrix("right"));
+    left_ = register_module("left", matrix("left", 1));
+    right_ = register_module("right", matrix("right", 0));
   }
   if (kind == Pool::kAttention || kind == Pool::kRotatedAttention) {
     score_ = register_module("score", make_matrix(width, heads, seed, name + ".score"));

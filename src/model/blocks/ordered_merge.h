@@ -14,6 +14,12 @@
 
 namespace ctxc {
 
+/// Where the matrices of a path start: drawn; or so that a merged vector is near its members' mean, or near
+/// its first member, with quiet residual branches.
+enum class PathStart { kRandom, kMean, kFirst };
+/// random | pca | pca_first (the key `init` of the methods)
+PathStart path_start_named(const std::string& init);
+
 enum class Pool { kConcat, kMean, kMeanLinear, kAttention, kRotatedAttention };
 /// concat | mean | mean_linear | attn | attn_rot
 Pool pool_named(const std::string& name);
@@ -29,9 +35,10 @@ Tensor weighted_pair_mean(const Tensor& rows, const Tensor& size_BN);
 
 class PairPool : public torch::nn::Module {
  public:
-  /// `near_mean`: the merge starts at I/2 on either side plus normal noise of deviation 0.02 (init: pca).
+  /// The merge starts at I/2 on either side (kMean), or at I on the left and 0 on the right (kFirst), plus
+  /// normal noise of deviation 0.02.
   PairPool(int64_t width, int64_t heads, Pool kind, uint64_t seed, const std::string& name,
-           bool near_mean = false);
+           PathStart start = PathStart::kRandom);
   /// x [B, N, d] to [B, ceil(N / 2), d].
   Tensor forward(const Tensor& x_BND, const Places& places) const;
 

@@ -53,7 +53,7 @@ AttentionRule scale_rule(const ScaleOptions& options, int64_t level) {
 std::shared_ptr<ScaleDown::Level> ScaleDown::make_level(bool reads_buffer, uint64_t seed,
                                                         const std::string& full) {
   const int64_t width = options_.width, heads = options_.heads;
-  const bool quiet = options_.near_mean;
+  const bool quiet = options_.start != PathStart::kRandom;
   auto level = std::make_shared<Level>();
   level->attention = level->register_module(
       "attention", std::make_shared<MultiHeadAttention>(width, heads, seed, full + ".attention", quiet));
@@ -65,7 +65,7 @@ std::shared_ptr<ScaleDown::Level> ScaleDown::make_level(bool reads_buffer, uint6
   level->feed_forward = level->register_module(
       "feed_forward", std::make_shared<FeedForward>(width, seed, full + ".feed_forward", quiet));
   level->pool = level->register_module(
-      "pool", std::make_shared<PairPool>(width, heads, options_.pool, seed, full + ".pool", quiet));
+      "pool", std::make_shared<PairPool>(width, heads, options_.pool, seed, full + ".pool", options_.start));
   const bool linear_pool = options_.pool == Pool::kConcat || options_.pool == Pool::kMeanLinear;
   if (options_.reduce != Reduce::kWindow && linear_pool)
     level->single = level->register_module("single", identity(width));

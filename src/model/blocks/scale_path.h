@@ -25,7 +25,7 @@ struct ScaleOptions {
   PositionCode code = PositionCode::kRope;
   double size_penalty = 0.05;  ///< tau_n
   bool reads_buffer = true;    ///< with cross-attention to U
-  bool near_mean = false;      ///< starts as a mean over the members (init: pca)
+  PathStart start = PathStart::kRandom;
 };
 
 /// Levels for a ratio: log2(ratio), or as many mild ones as it takes.

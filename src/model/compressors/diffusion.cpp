@@ -37,7 +37,7 @@ Diffusion::Diffusion(Config config, CompressorSetup setup)
   const int64_t width = config_.width, latent = config_.latent_width, model = setup_.backbone.hidden_size;
   const uint64_t seed = setup_.seed;
   // Without the table (a dry run, or a checkpoint that is about to be loaded) the start does not matter.
-  const bool pca = config_.init == "pca" && setup_.embedding_VD.defined();
+  const bool pca = config_.init != "random" && setup_.embedding_VD.defined();
   const Tensor directions =
       pca ? principal_directions(setup_.embedding_VD.to(at::kCPU, at::kFloat), std::max(width, latent))
           : Tensor();
@@ -69,8 +69,9 @@ Diffusion::Diffusion(Config config, CompressorSetup setup)
   if (config_.reads_state())
     state_out_ = register_module("state_out", make_slot_head(width, model, seed, "state_out"));
   if (config_.slots == "log" || config_.slots == "latents+state")
-    merge_ = register_module("merge", std::make_shared<PairPool>(width + latent, config_.heads, Pool::kConcat,
-                                                                 seed, "merge", pca));
+    merge_ =
+        register_module("merge", std::make_shared<PairPool>(width + latent, config_.heads, Pool::kConcat,
+                                                            seed, "merge", path_start_named(config_.init)));
   if (config_.recon)
     parts_.up = register_module("up", std::make_shared<UpPath>(config_.path(), latent, seed, "up"));
   if (config_.position)

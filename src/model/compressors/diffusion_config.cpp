@@ -29,8 +29,10 @@ void describe_encoder(DiffusionConfig& c, Fields& f) {
       .one_of({"concat", "attn_rot", "attn", "mean_linear", "mean"});
   f("pos", c.pos, "position code of the method's own attention; offset = a learned place inside the window")
       .one_of({"rope", "alibi", "offset", "none"});
-  f("init", c.init, "pca: slots start near a low-rank mean of the window's embeddings")
-      .one_of({"random", "pca"});
+  f("init", c.init,
+    "slots start at random, near a low-rank mean of the window's embeddings, or near a low-rank copy of its "
+    "first one")
+      .one_of({"random", "pca", "pca_first"});
 }
 
 void describe_channel(DiffusionConfig& c, Fields& f) {
@@ -135,7 +137,7 @@ PathOptions DiffusionConfig::path() const {
           .window = window,
           .pool = pool_named(pool),
           .code = position_code_named(pos),
-          .near_mean = init == "pca"};
+          .start = path_start_named(init)};
 }
 
 DenoiserOptions DiffusionConfig::denoiser_options() const {

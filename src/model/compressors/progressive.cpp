@@ -40,7 +40,7 @@ Progressive::Progressive(Config config, CompressorSetup setup)
   const int64_t width = config_.width, model = setup_.backbone.hidden_size;
   const uint64_t seed = setup_.seed;
   // Without the table (a dry run, or a checkpoint that is about to be loaded) the start does not matter.
-  const bool pca = config_.init == "pca" && setup_.embedding_VD.defined();
+  const bool pca = config_.init != "random" && setup_.embedding_VD.defined();
   const Tensor directions =
       pca ? principal_directions(setup_.embedding_VD.to(at::kCPU, at::kFloat), width) : Tensor();
   layers_ = layers_to_read(config_.layers, config_.layer_list, setup_.backbone.num_layers);
@@ -52,7 +52,7 @@ Progressive::Progressive(Config config, CompressorSetup setup)
     if (pca) start_along(*out_, directions, 0);
     if (config_.has_buffer() || config_.slots == "log")
       merge_ = register_module("merge", std::make_shared<PairPool>(width, config_.heads, Pool::kConcat, seed,
-                                                                   "merge", config_.init == "pca"));
+                                                                   "merge", path_start_named(config_.init)));
   }
   if (config_.has_buffer()) {
     buffer_ = register_module(

@@ -37,8 +37,10 @@ void describe_reduction(ProgressiveConfig& c, Fields& f) {
   f("pool", c.pool, "how a pair becomes one row: the ordered merge, or a control")
       .one_of({"concat", "mean_linear", "mean"});
   f("pos", c.pos, "position code of the method's own attention").one_of({"rope", "alibi", "none"});
-  f("init", c.init, "pca: slots start near a low-rank mean of their tokens' embeddings")
-      .one_of({"random", "pca"});
+  f("init", c.init,
+    "slots start at random, near a low-rank mean of their tokens' embeddings, or near a low-rank copy of the "
+    "first one")
+      .one_of({"random", "pca", "pca_first"});
   f("passes", c.passes, "readings of the whole source, each four times finer than the one before")
       .min(1)
       .max(3);
@@ -109,7 +111,7 @@ ScaleOptions ProgressiveConfig::scale() const {
           .code = position_code_named(pos),
           .size_penalty = size_penalty,
           .reads_buffer = has_buffer(),
-          .near_mean = init == "pca"};
+          .start = path_start_named(init)};
 }
 
 void ProgressiveConfig::check(const LlamaConfig& backbone) const {

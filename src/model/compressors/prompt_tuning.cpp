@@ -1,8 +1,11 @@
 // Prompt tuning (Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", EMNLP 2021), as
 // the fair reference for trained compressors: what a frozen Llama answers once it has learned the task's
 // form.
-//   context: full   slots = [virtual tokens, context embeddings]: the upper reference
-//   context: none   slots = virtual tokens alone: the lower reference
+//   context: full     slots = [virtual tokens, context embeddings]: the upper reference
+//   context: none     slots = virtual tokens alone: the lower reference
+//   context: head     … and the first ceil(N / ratio) tokens: truncation, once the form is learned
+//   context: tail     … the last ones
+//   context: strided  … the first of every `ratio` tokens: a text with gaps
 // Virtual token i is E[id_i] + delta_i: it starts as a row of the base's vocabulary (init_ids, or rows drawn
 // once for all by a fixed stream) and delta_i, the only parameter, starts at zero. So a checkpoint needs no
 // copy of E.
@@ -18,11 +21,14 @@ namespace {
 
 struct PromptTuningConfig {
   std::string context = "full";
-  int64_t tokens = 32;
+  int64_t tokens = 32, ratio = 4;
   std::vector<int64_t> init_ids;
   void describe(Fields& f) {
-    f("context", context, "what stands behind the virtual tokens: the whole context, or nothing")
-        .one_of({"full", "none"});
+    f("context", context,
+      "what stands behind the virtual tokens: the whole context, nothing, or one token in `ratio` "
+      "(the first, the last, or evenly spread ones)")
+        .one_of({"full", "none", "head", "tail", "strided"});
+    f("ratio", ratio, "context tokens per token read (head, tail, strided)").min(1);
     f("tokens", tokens, "virtual tokens").min(1).unit("tokens");
     f("init_ids", init_ids,
       "token ids (of a text, as ctxc-inspect tokenize gives them) the virtual tokens start from, repeated to "
@@ -55,7 +61,10 @@ class PromptTuning : public Compressor {
   Needs needs() const override { return {.hidden = {0}, .layers = 0, .lora = false, .kv = false}; }
 
   int64_t slots_for(int64_t context_tokens) const override {
-    return config_.tokens + (config_.context == "full" ? context_tokens : 0);
+    if (config_.context == "none") return config_.tokens;
+    return config_.tokens + (config_.context == "full"
+                                 ? context_tokens
+                                 : (context_tokens + config_.ratio - 1) / config_.ratio);
   }
 
   Compressed compress(Context& context, const StepKey&, const State&) override {
@@ -69,15 +78,17 @@ class PromptTuning : public Compressor {
     for (int64_t length : context.lengths()) widest = std::max(widest, slots_for(length));
     Tensor index_BK = at::zeros({batch, widest}, at::kLong), mask_BK = at::zeros({batch, widest}, at::kBool);
     for (int64_t row = 0; row < batch; ++row) {
-      const int64_t read = slots_for(context.lengths()[row]) - config_.tokens;
+      const int64_t length = context.lengths()[row], read = slots_for(length) - config_.tokens;
+      const int64_t step = config_.context == "strided" ? config_.ratio : 1;
       index_BK[row].slice(0, 0, config_.tokens) = at::arange(config_.tokens, at::kLong);
-      const int64_t first = config_.tokens + context.offsets()[row];
+      const int64_t first =
+          config_.tokens + context.offsets()[row] + (config_.context == "tail" ? length - read : 0);
       if (read > 0)
         index_BK[row].slice(0, config_.tokens, config_.tokens + read) =
-            at::arange(first, first + read, at::kLong);
+            at::arange(first, first + read * step, step, at::kLong);
       mask_BK[row].slice(0, 0, config_.tokens + read) = true;
     }
-    const Tensor source_PD = config_.context == "full" ? at::cat({virtual_KD, context.embed()}) : virtual_KD;
+    const Tensor source_PD = config_.context == "none" ? virtual_KD : at::cat({virtual_KD, context.embed()});
 
     Memory memory;
     memory.slots_BKD =
@@ -100,7 +111,7 @@ class PromptTuning : public Compressor {
 
 CTXC_REGISTER_COMPRESSOR(
     "prompt_tuning", PromptTuning,
-    "trained virtual tokens with the full context or none: reference for trained compressors");
+    "trained virtual tokens with the full context, part of it, or none: reference for trained compressors");
 
 }  // namespace
 }  // namespace ctxc

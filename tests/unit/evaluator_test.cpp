@@ -1,0 +1,126 @@
+// Decoding and scoring on the embedded base: likelihood of the answers, references that cut, BM25.
+#include "eval/evaluator.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "eval/bm25.h"
+#include "eval/readers.h"
+#include "model/loss.h"
+#include "model/objective.h"
+#include "testing.h"
+
+namespace ctxc {
+namespace {
+
+const std::string& base_path() {
+  static const std::string path = (testing::root() / "models/tiny-facts").string();
+  return path;
+}
+
+PromptConfig prompt_config() {
+  PromptConfig config;
+  config.cleanup = "none";
+  config.answer_prompt = "";
+  config.answer_prefix = " ";
+  return config;
+}
+
+class Evaluator : public ::testing::Test {
+ protected:
+  Evaluator()
+      : backbone_(Backbone::load(base_path())),
+        prompt_(std::make_shared<const Prompt>(prompt_config(), Tokenizer::load(base_path()))) {
+    SourceConfig source;
+    source.path = "tiny-facts";
+    source.format = "synthetic";
+    source.name = "facts";
+    source.synthetic.count = 6;
+    source.synthetic.split = "valid";
+    ExampleRules rules;
+    rules.evaluation = true;
+    source_ = open_source(source, "", rules, *prompt_);
+    questions_ = select_questions(*source_, 8);
+  }
+
+  Reader reader(const std::string& method) const {
+    ReferenceSetup setup{.backbone = backbone_,
+                         .prompt = prompt_,
+                         .slots_for = [](int64_t tokens) { return (tokens + 3) / 4; },
+                         .shots = {}};
+    return make_reference(plan_methods({method}, "")[0], setup);
+  }
+  SetResult run(const std::string& method, bool nll) const {
+    EvalConfig config;
+    config.nll = nll;
+    config.max_new_tokens = 6;
+    config.batch_tokens = 100;  // several batches
+    return evaluate(reader(method), *source_, questions_, config);
+  }
+
+  std::shared_ptr<Backbone> backbone_;
+  std::shared_ptr<const Prompt> prompt_;
+  std::shared_ptr<DataSource> source_;
+  std::vector<QuestionRef> questions_;
+};
+
+TEST_F(Evaluator, LikelihoodIsTheCrossEntropyOfTheAnswer) {
+  const SetResult found = run("full", true), unasked = run("full", false);
+  for (size_t i = 0; i < questions_.size(); ++i) {
+    Example example = source_->example(questions_[i].example);
+    Query query = example.queries[static_cast<size_t>(questions_[i].query)];
+    query.target = prompt_->answer_ids(query.answers.front());
+    example.queries = {query};
+    Batch batch;
+    batch.examples = {example};
+    Context context(*backbone_, batch);
+    const Reader full = reader("full");
+    const Memory memory = full.compressor->compress(context, {.training = false}).memory;
+    BatchReading reading(*backbone_, memory, batch);
+    const at::NoGradGuard no_grad;
+    const Tensor expected =
+        chunked_cross_entropy(reading.hidden_MD(), backbone_->head_VD(), reading.target_M("test"));
+    EXPECT_NEAR(found.records[i].score.nll, expected.item<double>(), 1e-4) << i;
+    EXPECT_EQ(found.records[i].prediction, unasked.records[i].prediction);
+    EXPECT_EQ(unasked.records[i].score.nll, 0);
+  }
+  const double none = summarize_scores(run("none", true).scores()).nll;
+  EXPECT_GT(none, summarize_scores(found.scores()).nll + 1);
+}
+
+TEST_F(Evaluator, Bm25ReadsWhatItsQuestionNeeds) {
+  const SetResult found = run("bm25", true), head = run("truncate_head", true);
+  EXPECT_EQ(found.contexts, head.contexts);  // though every question has its own memory
+  EXPECT_EQ(found.context_tokens, head.context_tokens);
+  for (size_t i = 0; i < questions_.size(); ++i) {
+    EXPECT_EQ(found.records[i].qid, head.records[i].qid);
+    EXPECT_LE(found.records[i].vectors, head.records[i].vectors);
+  }
+  EXPECT_LT(summarize_scores(found.scores()).nll, summarize_scores(head.scores()).nll);
+}
+
+TEST(Bm25, KeepsTheBestSentencesInReadingOrder) {
+  const Tokenizer tokenizer = Tokenizer::load(base_path());
+  const std::string first = "Anna lives in Oslo.", second = " The market sells soup.",
+                    third = " Boris likes honey.";
+  const Tokens context = tokenizer.encode(first + second + third);
+  const auto tokens = [&](const std::string& text) {
+    return static_cast<int64_t>(tokenizer.encode(text).size());
+  };
+  const auto best = [&](const std::string& question, int64_t budget) {
+    return tokenizer.decode(best_sentences(tokenizer, context, question, budget));
+  };
+  ASSERT_EQ(context.size(), tokens(first) + tokens(second) + tokens(third));
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode(best("What does BORIS like?", tokens(third)))), third);
+  EXPECT_EQ(best("What does Boris like?", tokens(third) + tokens(first)),
+            first + third);  // ties: the earlier
+  EXPECT_EQ(best("soup?", tokens(second) + 2),
+            tokenizer.decode(std::span(context).first(2)) + second);  // the last one is cut
+  EXPECT_EQ(best("soup?", 0), "");
+  EXPECT_EQ(best("soup?", 1000), first + second + third);
+  EXPECT_TRUE(best_sentences(tokenizer, {}, "soup?", 5).empty());
+}
+
+}  // namespace
+}  // namespace ctxc
