@@ -36,10 +36,16 @@ std::string value_text(const KeyValuesConfig& config, uint64_t index) {
   return text;
 }
 
+/// What counts of a key: the last pair it was written in.
+struct Last {
+  std::string value;
+  int64_t pair = 0;  ///< pairs before it
+};
+
 struct Row {
   std::string text;
-  std::vector<std::string> keys;              ///< those that occur, in order of their first pair
-  std::map<std::string, std::string> values;  ///< the last value of each
+  std::vector<std::string> keys;  ///< those that occur, in order of their first pair
+  std::map<std::string, Last> last;
 };
 
 Row draw_row(const KeyValuesConfig& config, CounterRng& rng) {
@@ -48,7 +54,7 @@ Row draw_row(const KeyValuesConfig& config, CounterRng& rng) {
     const std::string key = " " + synthetic_names()[rng.below(static_cast<uint64_t>(config.keys))];
     const std::string value = value_text(config, rng.below(static_cast<uint64_t>(config.values)));
     row.text += key + value;
-    if (row.values.insert_or_assign(key, value).second) row.keys.push_back(key);
+    if (row.last.insert_or_assign(key, Last{value, i}).second) row.keys.push_back(key);
   }
   return row;
 }
@@ -99,7 +105,9 @@ Passage key_values_passage(const KeyValuesConfig& config, int64_t index) {
       const size_t drawn = rng.below(row.keys.size());
       const std::string key = std::exchange(row.keys[drawn], row.keys.back());
       row.keys.pop_back();
-      passage.questions.push_back({fmt::format("{}-{}", passage.id, number), key, {row.values.at(key)}});
+      const auto& [value, pair] = row.last.at(key);
+      passage.questions.push_back(
+          {fmt::format("{}-{}@depth={}/{}", passage.id, number, pair, config.pairs), key, {value}});
     }
     return passage;
   }

@@ -30,8 +30,9 @@ struct KeyValuesConfig {
 
 /// Passage `index` (>= 0). `train` and `valid` never share a row of pairs, whatever the seeds and the lead:
 /// the hash of the row decides to which of the two it belongs (one in eight is valid). Each question asks for
-/// another key that the passage has; where it has fewer than `queries`, for all of them. Error kUsage if
-/// there are not so many values of `value_tokens` tokens.
+/// another key that the passage has; where it has fewer than `queries`, for all of them. A question's id ends
+/// in `@depth=I/PAIRS`: I pairs stand before the one that answers it, so its age is PAIRS - 1 - I; records of
+/// an evaluation carry the id. Error kUsage if there are not so many values of `value_tokens` tokens.
 Passage key_values_passage(const KeyValuesConfig& config, int64_t index);
 
 }  // namespace ctxc

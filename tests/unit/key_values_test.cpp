@@ -1,5 +1,7 @@
 #include "data/key_values.h"
 
+#include <fmt/format.h>
+
 #include <map>
 #include <set>
 #include <sstream>
@@ -63,6 +65,34 @@ TEST(KeyValues, TheLastValueOfAKeyIsTheAnswer) {
     }
   EXPECT_GT(overwritten, 300);
   EXPECT_GT(ids.size(), 700u);
+}
+
+TEST(KeyValues, AnIdSaysHowManyPairsStandBeforeTheOneThatAnswers) {
+  std::map<std::string, int64_t> depths;
+  for (int64_t index = 0; index < 200; ++index) {
+    KeyValuesConfig config = config_of();
+    config.value_tokens = 2;
+    config.lead = index % 2;
+    const Passage passage = key_values_passage(config, index);
+    std::istringstream read(passage.context);
+    std::vector<std::string> words;
+    for (std::string word; read >> word;) words.push_back(" " + word);
+    for (const Question& question : passage.questions) {
+      const std::string depth = question.id.substr(question.id.find('@'));
+      int64_t last = -1;
+      for (int64_t pair = 0; pair < config.pairs; ++pair) {
+        const auto first = words.begin() + config.lead + 3 * pair;
+        if (first[0] != question.text) continue;
+        last = pair;
+        if (depth == fmt::format("@depth={}/8", pair)) {
+          EXPECT_EQ(question.answers[0], first[1] + first[2]) << passage.context;
+        }
+      }
+      EXPECT_EQ(depth, fmt::format("@depth={}/8", last)) << passage.context << question.text;
+      ++depths[depth];
+    }
+  }
+  EXPECT_EQ(depths.size(), 8u);
 }
 
 TEST(KeyValues, TrainAndValidShareNoRowWhateverSeedAndLead) {
