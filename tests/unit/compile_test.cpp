@@ -295,6 +295,8 @@ TEST_F(Compile, ContextsOfJsonLinesGetNamesOfTheirOwn) {
   std::vector<std::string> ids;
   for (const ContextText& context : contexts) ids.push_back(context.id);
   EXPECT_EQ(ids, (std::vector<std::string>{"x-y", "b-3", "x-y-2", "a"}));
+  testing::write_text(folder_ / "d.jsonl", "{\"context\": \"one\", \"continuation\": \" and two\"}\n");
+  EXPECT_EQ(read_contexts(config({}, "d.jsonl")).at(0).continuation, " and two");
   testing::write_text(folder_ / "c.jsonl", "{\"title\": \"x\"}\n");
   expect_error(ErrorKind::kInput, "c.jsonl:1", [&] { read_contexts(config({}, "c.jsonl")); });
 }
