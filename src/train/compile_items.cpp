@@ -195,6 +195,19 @@ const ReadItem& CompileItems::taught(int64_t index) {
   return item;
 }
 
+const ReadItem& CompileItems::trained_on(int64_t index) {
+  const TeacherRecipe& teacher = recipe_.teacher;
+  if (teacher.store == "hidden") return taught(index);
+  ReadItem& item = items_[static_cast<size_t>(index)];
+  if (!item.top.id_MR.defined()) {
+    const at::NoGradGuard no_grad;
+    const Tensor states_ND = predicting_states(backbone_, teacher_, {&item});
+    item.top = top_rows(states_ND, backbone_.head_VD(), recipe_.tau, teacher.top_k);
+    item.top = {item.top.id_MR.cpu(), item.top.log_MS.cpu()};
+  }
+  return item;
+}
+
 std::vector<int64_t> ending_ids(const Backbone& backbone, const Prompt& prompt) {
   std::vector<int64_t> ids = backbone.config().eos;
   if (std::find(ids.begin(), ids.end(), prompt.eos()) == ids.end()) ids.push_back(prompt.eos());
