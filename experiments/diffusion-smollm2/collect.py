@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""README.md's tables from the run folders, as Markdown.
+"""README.md's tables from the run folders, as Markdown; writes nll.svg beside this file (needs matplotlib).
 
     experiments/diffusion-smollm2/collect.py [runs/diffusion-smollm2]
 
@@ -13,9 +13,13 @@ import random
 import struct
 import sys
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+from plots import Group, save_plot  # noqa: E402  (says what to install)
+
 OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/diffusion-smollm2"
 STARTS = ["random", "pca", "pca_first", "pca_first-576", "mean_pool-none", "mean_pool-mean", "mean_pool-first"]
-RUNS = ["diffusion", "no-channel", "progressive", "comprexit", "mean_pool", "prompt-none", "prompt-strided", "prompt-full"]
+RUNS = ["diffusion", "no-channel", "progressive", "comprexit", "mean_pool", "prompt-none", "prompt-strided", "prompt-head", "prompt-tail", "prompt-full"]
 NOT_AVERAGED = {"newsqa"}
 RESAMPLES = 1000
 
@@ -135,12 +139,26 @@ def answers():
             shown = [cell(interval({name: sets[name]}, metric), digits) for name in results["sets"]]
             rows.append([method, f"{vectors[method]:.1f}"] + shown + [cell(interval(averaged(sets), metric), digits)])
         table(rows)
+    plot(found, vectors)
     print("### Differences: diffusion minus …, mean over sets\n")
     rows = [["minus", "NLL, nats a token", "F1, points"]]
     for method in methods[1:]:
         gap = averaged(minus(found[methods[0]], found[method]))
         rows.append([method, cell(interval(gap, 2), 3), cell(interval(gap, 1), 1)])
     table(rows)
+
+
+def plot(found, vectors):
+    """Mean NLL against the vectors read: trained virtual tokens before more and more of the text, and what else reads as many."""
+    def group(label, methods):
+        points = [interval(averaged(found[method]), 2) for method in methods]
+        return Group(label, [vectors[method] for method in methods], *map(list, zip(*points)))
+    lines = [("virtual tokens; none, head, all", ["prompt-none", "prompt-head", "prompt-full"]),
+             ("virtual tokens, one token in four", ["prompt-strided"]), ("virtual tokens, BM25", ["bm25-prompt-full"])]
+    lines += [(method if method != "checkpoint" else "diffusion", [method])
+              for method in ("checkpoint", "no-channel", "progressive", "comprexit", "mean_pool")]
+    save_plot(os.path.join(HERE, "nll.svg"), [group(label, methods) for label, methods in lines if all(m in vectors for m in methods)],
+              xlabel="vectors read, the head excepted (SQuAD)", ylabel="NLL of the answer, nats a token")
 
 
 def noise():

@@ -62,17 +62,16 @@ for stage in "${stages[@]}"; do
       done ;;
     measure) # everything behind one set of questions; 4x of a context of at most 128 tokens
       methods=checkpoint
-      for name in no-channel progressive comprexit mean_pool prompt-none prompt-strided prompt-full; do
+      for name in no-channel progressive comprexit mean_pool prompt-none prompt-strided prompt-head prompt-tail prompt-full; do
         methods+=",checkpoint=$out/$name"
       done
-      for cut in truncate_head truncate_tail bm25; do methods+=",$cut=$out/prompt-full"; done
-      "$bin/ctxc-eval" --checkpoint "$out/diffusion" --methods "$methods,full,truncate_head,truncate_tail,bm25" \
-        --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" > "$out/eval.md" ;;
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
+        --methods "$methods,bm25=$out/prompt-full,full,truncate_head,truncate_tail,bm25" > "$out/eval.md" ;;
     seeded) # the likelihood alone, with the channel's noise: one token is decoded
       for noise in zero 1 2 3 4 5; do
         seed=(compressor.infer_noise=seeded "compressor.noise_seed=$noise")
         [ "$noise" = zero ] && seed=()
-        "$bin/ctxc-eval" --checkpoint "$out/diffusion" --benchmarks squad --out "$out/noise-$noise" --limit "${LIMIT:-100}" \
+        "$bin/ctxc-eval" --checkpoint "$out/diffusion" --methods checkpoint --benchmarks squad --out "$out/noise-$noise" --limit "${LIMIT:-100}" \
           "${asked[@]}" eval.max_new_tokens=1 "${seed[@]}" > "$out/noise-$noise.md"
       done ;;
     *) echo "error: unknown stage '$stage' (expected ${stages[*]})" >&2; exit 2 ;;
