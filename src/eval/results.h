@@ -30,6 +30,8 @@ class EvalResults {
   bool reuse(const std::string& method, const std::string& set, const std::string& key);
   /// Writes predictions and records of a finished set, and results.json and results.md anew.
   void add(const SetResult& result, const std::string& key, const SourceStats& stats);
+  /// results.json and results.md as they are now: what was taken over by reuse() is in them only then.
+  void write() const;
 
   /// header["nll"]: the NLL of the answers was measured.
   bool measures_nll() const { return header_.is_object() && header_.value("nll", false); }
@@ -40,7 +42,6 @@ class EvalResults {
  private:
   std::string relative(const char* folder, const std::string& method, const std::string& set,
                        const char* ending) const;
-  void write() const;
 
   std::string directory_;
   std::vector<std::string> methods_, sets_;

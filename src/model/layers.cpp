@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/random.h"
 #include "model/kernels/norm_rope.h"
 
 namespace ctxc {
@@ -49,6 +50,20 @@ bool cpu_multiplies_bfloat16() {
   return fast;
 }
 
+namespace {
+
+/// The adapter's input after dropout.
+Tensor dropped(const Tensor& x, const LoraDropout& dropout) {
+  Tensor keep = at::empty(x.sizes(), at::kFloat);
+  CounterRng rng(dropout.seed, "lora.dropout", dropout.step, dropout.adapter);
+  float* values = keep.mutable_data_ptr<float>();
+  const float kept = static_cast<float>(1 / (1 - dropout.rate));
+  for (int64_t i = 0; i < keep.numel(); ++i) values[i] = rng.next_u32() * 0x1p-32 < dropout.rate ? 0 : kept;
+  return x * keep.to(x.options());
+}
+
+}  // namespace
+
 Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lora, Products products) {
   Tensor y;
   if (weight.scalar_type() == x.scalar_type()) {
@@ -61,7 +76,8 @@ Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lor
     y = at::linear(x, weight.to(x.scalar_type()));
   }
   if (!lora) return y;
-  const Tensor low = at::linear(x, lora->a_RD.to(x.scalar_type()));
+  const Tensor in = lora->dropout.rate > 0 ? dropped(x, lora->dropout) : x;
+  const Tensor low = at::linear(in, lora->a_RD.to(x.scalar_type()));
   return y + at::linear(low, lora->b_DR.to(x.scalar_type())) * lora->scale;
 }
 

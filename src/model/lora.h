@@ -1,5 +1,7 @@
 // Low-rank adapters (Hu et al., "LoRA", 2021) that a call switches on: y = W x + scale * B (A x).
 // The frozen backbone holds none; a method hands its Adapters to the one forward pass that shall use them.
+// With dropout rate p, in training: y = W x + scale * B (A (m * x / (1 - p))), every element of m 0 with
+// probability p, else 1 (as PEFT); m is a pure function of (seed, step, adapter, row, column).
 #pragma once
 #include <array>
 #include <cstdint>
@@ -15,10 +17,16 @@ enum class Projection { kQ, kK, kV, kO, kGate, kUp, kDown };
 constexpr int kProjections = 7;
 std::string_view name_of(Projection projection);  ///< "q_proj", …
 
+struct LoraDropout {
+  double rate = 0;  ///< 0 = off
+  uint64_t seed = 0, step = 0, adapter = 0;
+};
+
 struct LoraPair {
   Tensor a_RD;  ///< [R, in]
   Tensor b_DR;  ///< [out, R]
   double scale = 1;
+  LoraDropout dropout = {};
 };
 
 class Adapters {

@@ -28,6 +28,7 @@ Tensor uniform(const std::vector<int64_t>& shape, double bound, uint64_t seed, u
 void LoraConfig::describe(Fields& f) {
   f("rank", rank, "rank of the adapters").min(1).max(4096);
   f("alpha", alpha, "adapters count alpha / rank").above(0);
+  f("dropout", dropout, "share of an adapter's inputs that a training step leaves out").min(0).max(0.95);
   f("targets", targets, "projections of every layer that get one")
       .one_of({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"});
 }
@@ -54,7 +55,9 @@ std::pair<int64_t, int64_t> projection_shape(const LlamaConfig& llama, Projectio
 
 LoraParameters::LoraParameters(const LoraConfig& config, const LlamaConfig& llama, uint64_t seed,
                                const at::Device& device)
-    : layers_(llama.num_layers), scale_(config.alpha / static_cast<double>(config.rank)) {
+    : layers_(llama.num_layers),
+      scale_(config.alpha / static_cast<double>(config.rank)),
+      dropout_(config.dropout) {
   uint64_t index = 0;
   for (int64_t layer = 0; layer < layers_; ++layer) {
     for (const std::string& target : config.targets) {
@@ -73,9 +76,14 @@ LoraParameters::LoraParameters(const LoraConfig& config, const LlamaConfig& llam
   }
 }
 
-Adapters LoraParameters::adapters() const {
+Adapters LoraParameters::adapters(const StepKey& key) const {
   Adapters adapters(layers_);
-  for (const Pair& pair : pairs_) adapters.set(pair.layer, pair.projection, {pair.a_RD, pair.b_DR, scale_});
+  uint64_t index = 0;
+  for (const Pair& pair : pairs_) {
+    const LoraDropout dropout{key.training ? dropout_ : 0, key.seed, static_cast<uint64_t>(key.step),
+                              index++};
+    adapters.set(pair.layer, pair.projection, {pair.a_RD, pair.b_DR, scale_, dropout});
+  }
   return adapters;
 }
 

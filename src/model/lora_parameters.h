@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/config.h"
+#include "core/random.h"
 #include "model/llama_config.h"
 #include "model/lora.h"
 
@@ -16,6 +17,7 @@ namespace ctxc {
 struct LoraConfig {
   int64_t rank = 32;
   double alpha = 64;
+  double dropout = 0;
   std::vector<std::string> targets = {"q_proj", "k_proj", "v_proj", "o_proj"};
   void describe(Fields& f);
 };
@@ -23,8 +25,8 @@ struct LoraConfig {
 class LoraParameters {
  public:
   LoraParameters(const LoraConfig& config, const LlamaConfig& llama, uint64_t seed, const at::Device& device);
-  /// The adapters as they are now; gradients flow into them.
-  Adapters adapters() const;
+  /// The adapters as they are now; gradients flow into them. Dropout acts where `key` says training.
+  Adapters adapters(const StepKey& key = {.training = false}) const;
   /// "layers.0.q_proj.lora_A", …: leaves with requires_grad.
   const std::vector<std::pair<std::string, Tensor>>& tensors() const { return tensors_; }
 
@@ -35,7 +37,7 @@ class LoraParameters {
     Tensor a_RD, b_DR;
   };
   int64_t layers_;
-  double scale_;
+  double scale_, dropout_;
   std::vector<Pair> pairs_;
   std::vector<std::pair<std::string, Tensor>> tensors_;
 };

@@ -70,8 +70,9 @@ class PerDocument : public Compressor {
   virtual const CompileRecipe& recipe() const = 0;
   /// Forgets everything and sets up the parameters of this document.
   virtual void begin(const Backbone& backbone, const Document& document) = 0;
-  /// The memory as the parameters are now, [1, prefix + K], with gradients into them.
-  virtual Memory memory(const Backbone& backbone) = 0;
+  /// The memory as the parameters are now, [1, prefix + K], with gradients into them. `key`: where in
+  /// training a step's random numbers are drawn, or that it is none.
+  virtual Memory memory(const Backbone& backbone, const StepKey& key = {.training = false}) = 0;
   /// Empty where nothing is trained.
   virtual std::vector<ParameterGroup> groups() const = 0;
   /// The adapters of the compile pass, for recipes that couple them; they see the parameters as they are.

@@ -138,7 +138,8 @@ CompileStep DocumentCompiler::step(double lambda, const Batch& batch, std::vecto
   const CompileRecipe& recipe = method_.recipe();
   const std::vector<ParameterGroup> groups = method_.groups();
   for (AdamW& optimizer : optimizers) optimizer.zero_grad();
-  const Memory memory = method_.memory(backbone_);
+  const Memory memory =
+      method_.memory(backbone_, {.seed = settings_.seed, .step = index, .micro = 0, .training = true});
   const std::optional<Adapters> coupled = recipe.coupled ? method_.adapters() : std::nullopt;
   const Tensor student_MD = predicting_states(backbone_, memory, batch.items, coupled ? &*coupled : nullptr);
   const DistillLoss result =

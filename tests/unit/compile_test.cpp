@@ -206,7 +206,8 @@ TEST_F(Compile, ReferencesAndVariantsRun) {
         "compressor.optimise=truncate", "compressor.artifact=embeds", "compressor.align_loss=mse",
         "compressor.align_loss=ce", "compressor.recon.loss=none", "compressor.lambda=0",
         "compressor.coupled=true", "compressor.lora_scope=all", "compressor.pos=spread",
-        "compressor.lambda=auto", "compressor.storage=int8", "compressor.teacher.store=topk"}) {
+        "compressor.lambda=auto", "compressor.storage=int8", "compressor.lora.dropout=0.2",
+        "compressor.teacher.store=topk"}) {
     const RunConfig settings = config({keys, "train.steps=2", "train.valid_every=1"});
     ContextCompiler compiler(settings);
     const auto artifact = compiler.compile({"a", kText}, {});

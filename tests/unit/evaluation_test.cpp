@@ -121,7 +121,10 @@ TEST(Results, WritesTheNamedLayoutAndTakesFinishedSetsUp) {
   EXPECT_NE(read_file((dir / "results.md").string()).find("100.0 [100.0, 100.0]"), std::string::npos);
 
   EvalResults again(dir.str(), {"full", "checkpoint"}, {"squad"}, {}, 100);
+  fs::remove(dir / "results.json");
   EXPECT_TRUE(again.reuse("full", "squad", "key-full"));
+  again.write();
+  EXPECT_EQ(read_json_file((dir / "results.json").string()).at("entries").size(), 1u);
   EXPECT_FALSE(again.reuse("checkpoint", "squad", "another key"));
   touch(dir / "records/squad.jsonl", "{}\n");  // no longer what results.json says
   EXPECT_FALSE(again.reuse("checkpoint", "squad", "key-checkpoint"));

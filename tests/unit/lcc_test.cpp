@@ -27,7 +27,8 @@ constexpr int64_t kLength = 21, kSlots = 6;  // ratio 4: the last block is short
 class LccPasses : public ::testing::Test {
  protected:
   std::shared_ptr<PerDocument> method(const std::string& keys = "") const {
-    const Yaml section = Yaml::parse("{name: lcc, ratio: 4, lora: {rank: 3, alpha: 6}" + keys + "}", "test");
+    const std::string lora = keys.find("lora:") == std::string::npos ? ", lora: {rank: 3, alpha: 6}" : "";
+    const Yaml section = Yaml::parse("{name: lcc, ratio: 4" + lora + keys + "}", "test");
     return std::dynamic_pointer_cast<PerDocument>(
         make_compressor(section, {.backbone = testing::tiny_llama(), .head_ids = {}, .seed = 4}));
   }
@@ -149,6 +150,42 @@ TEST_F(LccPasses, GradientsReachEveryParameter) {
         EXPECT_GT(tensor.grad().abs().max().item<double>(), 0) << keys << " " << name;
       }
   }
+}
+
+TEST_F(LccPasses, DropoutActsInTrainingStepsAloneAndRepeats) {
+  const at::NoGradGuard no_grad;
+  const Document document = read_document(*backbone_, header_, context_);
+  const auto slots = [&](const std::string& lora, StepKey key, const char* keys = "") {
+    const auto lcc = method(std::string(keys) + ", lora: {rank: 3, alpha: 6" + lora + "}");
+    lcc->begin(*backbone_, document);
+    stir(*lcc);
+    return lcc->memory(*backbone_, key).kv[2].value_BGKE;
+  };
+  const StepKey off{.training = false}, first{.seed = 1, .step = 1}, second{.seed = 1, .step = 2},
+      other{.seed = 2, .step = 1};
+  const std::string rate = ", dropout: 0.5";
+  const Tensor plain = slots("", first);
+  EXPECT_TRUE(at::equal(slots(rate, off), plain));  // final pass, measurements
+  EXPECT_TRUE(at::equal(slots(", dropout: 0.0", first), plain));
+  const Tensor dropped = slots(rate, first);
+  EXPECT_TRUE(at::equal(slots(rate, first), dropped));
+  EXPECT_GT(relative_error(dropped, plain), 1e-3);
+  EXPECT_GT(relative_error(slots(rate, second), dropped), 1e-3);
+  EXPECT_GT(relative_error(slots(rate, other), dropped), 1e-3);
+  EXPECT_GT(relative_error(slots(rate, first, ", lora_scope: all"), slots("", first, ", lora_scope: all")),
+            1e-3);
+}
+
+TEST(Lora, DropoutKeepsTheMeanAndItsShare) {
+  const Tensor x = at::ones({400, 16}), weight = at::zeros({16, 16});
+  LoraPair pair{at::eye(16), at::eye(16), 1, {.rate = 0.25, .seed = 3, .step = 7, .adapter = 2}};
+  const Tensor y = adapted_linear(x, weight, &pair);
+  EXPECT_TRUE(((y == 0) | ((y - 4.0 / 3).abs() < 1e-6)).all().item<bool>());
+  EXPECT_NEAR((y == 0).to(at::kDouble).mean().item<double>(), 0.25, 0.02);
+  const Tensor same = adapted_linear(x, weight, &pair);
+  EXPECT_TRUE(at::equal(y, same));
+  pair.dropout.adapter = 3;  // every adapter draws its own
+  EXPECT_FALSE(at::equal(y, adapted_linear(x, weight, &pair)));
 }
 
 TEST_F(LccPasses, BaselinesStartFromTheUntrainedBuffers) {
@@ -294,6 +331,7 @@ TEST(LccConfig, WrongRecipesAreRefused) {
                [&] { make("optimise: truncate, warm_start: runs/a"); });
   expect_error(ErrorKind::kUsage, "topk is for the forward KL",
                [&] { make("align_loss: mse, teacher: {store: topk}"); });
+  expect_error(ErrorKind::kUsage, "lora.dropout", [&] { make("lora: {dropout: 1}"); });
   expect_error(ErrorKind::kUsage, "qproj", [&] { make("lora: {targets: [qproj]}"); });
   const auto method = make_compressor(Yaml::parse("{name: lcc}", "test"),
                                       {.backbone = testing::tiny_llama(), .head_ids = {}, .seed = 0});

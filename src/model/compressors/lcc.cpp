@@ -114,9 +114,11 @@ class Lcc : public PerDocument {
     if (config_.optimise != "kv") buffers_KD_.requires_grad_(true);
   }
 
-  Memory memory(const Backbone& backbone) override {
-    if (config_.artifact == "embeds") return embeds_memory(backbone);
-    std::vector<KvPair> kv = evicts() ? kept_ : config_.optimise == "kv" ? free_kv() : compile(backbone).kv;
+  Memory memory(const Backbone& backbone, const StepKey& key) override {
+    if (config_.artifact == "embeds") return embeds_memory(backbone, key);
+    std::vector<KvPair> kv = evicts()                   ? kept_
+                             : config_.optimise == "kv" ? free_kv()
+                                                        : compile(backbone, key).kv;
     const std::vector<KvPair> prefix = document_.first_rows(document_.prefix);
     for (size_t layer = 0; layer < kv.size(); ++layer)
       kv[layer] = {at::cat({prefix[layer].key_BGKE, kv[layer].key_BGKE}, 2),
@@ -151,10 +153,11 @@ class Lcc : public PerDocument {
 
   /// The compile pass: hidden states before the final norm [K, D], and the slots' keys (already turned to
   /// where they are served) and values.
-  ForwardResult compile(const Backbone& backbone) const {
+  ForwardResult compile(const Backbone& backbone, const StepKey& key = {.training = false}) const {
     const bool whole = config_.lora_scope == "all";
     const int64_t length = document_.length(), prefix = document_.prefix;
-    const std::optional<Adapters> adapters = this->adapters();
+    const std::optional<Adapters> adapters =
+        lora_ ? std::optional<Adapters>(lora_->adapters(key)) : std::nullopt;
     PackedRows rows;
     Segment segment{.length = slots_, .mask_TS = frame_.mask_KS, .prefix_row = 0};
     rows.embeds_PD = buffers_KD_.to(backbone.compute_dtype());
@@ -193,12 +196,12 @@ class Lcc : public PerDocument {
     return at::cat({context_LS, frame_.mask_KS});
   }
 
-  Memory embeds_memory(const Backbone& backbone) const {
+  Memory embeds_memory(const Backbone& backbone, const StepKey& key) const {
     Memory memory;
     const std::vector<int64_t> header(document_.header.begin(), document_.header.end());
     memory.head_ids_BP =
         at::tensor(header, at::kLong).view({1, static_cast<int64_t>(header.size())}).to(backbone.device());
-    memory.slots_BKD = (compile(backbone).hidden[0] * scale_.to(backbone.compute_dtype())).unsqueeze(0);
+    memory.slots_BKD = (compile(backbone, key).hidden[0] * scale_.to(backbone.compute_dtype())).unsqueeze(0);
     memory.mask_BK = at::ones({1, slots_}, at::TensorOptions().dtype(at::kBool).device(backbone.device()));
     number_densely(memory, static_cast<int64_t>(header.size()));
     return memory;
