@@ -1,7 +1,8 @@
 ctxc_test(numerics_test model SOURCES unit/numerics_test.cpp)
 ctxc_test(llama_config_test model SOURCES unit/llama_config_test.cpp)
 ctxc_test(weights_test model SOURCES unit/weights_test.cpp LABELS fast shared)
-ctxc_test(backbone_test model SOURCES unit/backbone_test.cpp unit/distill_test.cpp unit/loss_test.cpp)
+ctxc_test(backbone_test model SOURCES unit/backbone_test.cpp unit/distill_test.cpp unit/loss_test.cpp
+  unit/narrow_layer_test.cpp)
 ctxc_test(memory_test model SOURCES unit/memory_test.cpp)
 ctxc_test(reading_test model SOURCES unit/reading_test.cpp unit/generate_test.cpp)
 ctxc_test(hidden_cache_test model SOURCES unit/hidden_cache_test.cpp)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""results.csv and README.md's tables from the run folders: prints Markdown, writes results.csv beside this file.
+"""results.csv, levels.svg and README.md's tables from the run folders: prints Markdown, writes the others beside this file.
 
     experiments/binding/collect.py [runs/binding]
 
@@ -29,6 +29,10 @@ PAIRS = [  # the claim first
     (("rest", "chunks-state-4"), ("rest", "chunks-state-0")),
     (("strings", "values-32"), ("strings", "values-32768")),
 ]
+
+
+sys.path.insert(0, os.path.dirname(HERE))
+from plots import Group, save_plot  # noqa: E402
 
 
 def read_runs():
@@ -160,6 +164,14 @@ class Table:
                 print("|---:|---:|---:|")
                 for t in steps:
                     print(f"| {t} | {self.number(cell, 'zero', t)} | {self.number(cell, 'seeded', t)} |")
+                save_plot(os.path.join(HERE, "levels.svg"), [self.curve(cell, steps, noise) for noise in ("zero", "seeded")],
+                          xlabel="step t of the schedule at which every latent is read", ylabel="exact match, %", ylim=(0, 60))
+
+    def curve(self, cell, steps, noise):
+        values = [list(self.seeds(cell, noise, t).values()) for t in steps]
+        centre, spread = [mean(v) for v in values], [deviation(v) for v in values]
+        return Group(f"{noise} noise", [int(t) for t in steps], centre, [c - s for c, s in zip(centre, spread)],
+                     [c + s for c, s in zip(centre, spread)])
 
 
 rows = read_runs()

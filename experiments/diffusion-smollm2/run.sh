@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(start methods references)
+stages=(start methods references measure seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -27,6 +27,8 @@ train() {
   fi
   touch "$run/trained"
 }
+
+asked=(run.threads=1 eval.nll=true eval.query_tokens=64 eval.max_new_tokens=12)
 
 # Cross-entropy alone, for methods without terms of their own.
 ce='objective={ce: 1}'
@@ -58,6 +60,21 @@ for stage in "${stages[@]}"; do
         train "prompt-$context" $diffusion "compressor={name: prompt_tuning, tokens: 16, context: $context}" "$ce" \
           train.steps=100
       done ;;
+    measure) # everything behind one set of questions; 4x of a context of at most 128 tokens
+      methods=checkpoint
+      for name in no-channel progressive comprexit mean_pool prompt-none prompt-strided prompt-head prompt-tail prompt-full; do
+        methods+=",checkpoint=$out/$name"
+      done
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
+        --methods "$methods,bm25=$out/prompt-full,full,truncate_head,truncate_tail,bm25" > "$out/eval.md" ;;
+    seeded) # the likelihood alone, with the channel's noise: one token is decoded
+      for noise in zero 1 2 3 4 5; do
+        seed=(compressor.infer_noise=seeded "compressor.noise_seed=$noise")
+        [ "$noise" = zero ] && seed=()
+        "$bin/ctxc-eval" --checkpoint "$out/diffusion" --methods checkpoint --benchmarks squad --out "$out/noise-$noise" --limit "${LIMIT:-100}" \
+          "${asked[@]}" eval.max_new_tokens=1 "${seed[@]}" > "$out/noise-$noise.md"
+      done ;;
     *) echo "error: unknown stage '$stage' (expected ${stages[*]})" >&2; exit 2 ;;
   esac
 done
+experiments/diffusion-smollm2/collect.py "$out"

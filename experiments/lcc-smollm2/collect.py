@@ -1,5 +1,6 @@
-"""Tables of OUT/measured.jsonl (ctxc-run measure) and OUT/METHOD/contexts.jsonl, with 95 % intervals of a bootstrap over
-contexts, paired where two things are compared; gates first. Exit code 1 where a gate fails.
+"""Tables of what run.sh measured in OUT (STAGE/measured.jsonl of ctxc-run measure, RUN/contexts.jsonl of the compiles), with
+95 % intervals of a bootstrap over contexts, paired where two things are compared; gates first. Exit code 1 where a gate
+fails.
 
 usage: collect.py OUT
 """
@@ -8,7 +9,10 @@ import pathlib
 import random
 import sys
 
-NAMES = {"lora": "lcc"}
+NAMES = {"lora": "lcc", "lora-4x": "lcc 4x", "lora-16x": "lcc 16x", "truncate-4x": "truncate 4x", "truncate-16x": "truncate 16x",
+         "warm-4x": "lcc 4x from ComprExIT's slots", "comprexit-4x": "ComprExIT 4x"}
+STAGES = {"main": "Methods at 8x", "ablations": "Ablations of lcc at 8x", "ratios": "Ratios (without a number: 8x)",
+          "books": "Books at 8x: the 64 tokens that follow the context"}
 
 
 def lines(path):
@@ -21,9 +25,14 @@ def interval(values, draws=2000):
     return means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
 
 
-def cell(values):
+def cell(values, scale=1.0, digits=3):
+    values = [scale * value for value in values]
     low, high = interval(values)
-    return f"{sum(values) / len(values):.3f} [{low:.3f}, {high:.3f}]"
+    return f"{sum(values) / len(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def name_of(method):
+    return NAMES.get(method, method)
 
 
 def gates(rows, methods):
@@ -32,38 +41,98 @@ def gates(rows, methods):
     yield "the exact keys and values of the context as a memory: KL < 1e-5", exact < 1e-5, f"{exact:.1e}"
     for method in methods:
         # Not above no context: an interval of (foreign - none) below 0 would say that it answers.
-        name = NAMES.get(method, method)
         for number in ("nll", "kl"):
             gain = [row["none"][number] - row["foreign"][method][number] for row in rows]
-            yield (f"another context's memory is not above no context: {name}, {number.upper()} none - foreign",
+            yield (f"another context's memory is not above no context: {name_of(method)}, {number.upper()} none - foreign",
                    interval(gain)[0] <= 0, cell(gain))
 
 
-def main(out):
-    rows = lines(out / "measured.jsonl")
-    methods = [name for name in rows[0]["methods"] if name != "exact"]
-    slots = sum(row["methods"][methods[0]]["slots"] for row in rows) / len(rows)
-    print(f"{len(rows)} contexts, {sum(row['questions'] for row in rows)} questions, "
-          f"{sum(row['tokens'] for row in rows) / len(rows):.0f} tokens and {slots:.1f} slots in the mean\n")
-    print("| gate | holds | found |\n|---|---|---|")
-    failed = False
-    for gate, holds, found in gates(rows, methods):
-        failed |= not holds
-        print(f"| {gate} | {'yes' if holds else 'NO'} | {found} |")
-    print("\n| memory | KL to the full context | NLL of the answer | NLL none - memory | NLL foreign - memory | seconds | steps "
-          "| recon |\n|---|---:|---:|---:|---:|---:|---:|---:|")
+def compiles(out, stage, method, rows):
+    """Metrics of the compiles behind these rows; a context that was compiled again counts once."""
+    for folder in (stage, "main"):
+        path = out / folder / method / "contexts.jsonl"
+        if path.exists():
+            found = {line["context"]: line["metrics"] for line in lines(path)}
+            return [found[row["context"]] for row in rows if row["context"] in found]
+    return []
+
+
+def mean(metrics, *keys):
+    values = []
+    for value in metrics:
+        for key in keys:
+            value = value.get(key, {})
+        values.append(value)
+    return sum(values) / len(values)
+
+
+def table(out, stage, rows, methods):
+    answered = "em" in rows[0]["full"]
+    header = ["memory", "slots", "KL to the full context", "NLL", "NLL none - memory", "NLL foreign - memory"]
+    header += ["EM %", "F1 %"] if answered else []
+    header += ["steps", "seconds", "recon %"]
+    print(f"\n| {' | '.join(header)} |\n|---|{'---:|' * (len(header) - 1)}")
     for name in ("full", "none", *methods):
         numbers = [row["methods"][name] if name in methods else row[name] for row in rows]
-        gain = [row["none"]["nll"] - number["nll"] for row, number in zip(rows, numbers)]
-        cost = [""] * 4
-        if name in methods:
-            metrics = [line["metrics"] for line in lines(out / name / "contexts.jsonl")]
-            wall, steps, recon = (sum(m[key] for m in metrics) / len(metrics) for key in ("seconds", "steps", "recon_token_acc"))
-            foreign = [row["foreign"][name]["nll"] - row["methods"][name]["nll"] for row in rows]
-            cost = [cell(foreign), f"{wall:.0f}", f"{steps:.0f}", f"{100 * recon:.0f} %"]
-        print(f"| {NAMES.get(name, name)} | {cell([n['kl'] for n in numbers])} | {cell([n['nll'] for n in numbers])} | "
-              f"{cell(gain)} | {' | '.join(cost)} |")
-    return 1 if failed else 0
+        slots = f"{sum(n['slots'] for n in numbers) / len(numbers):.1f}" if name in methods else ""
+        foreign = ""
+        if name in methods and all("foreign" in row for row in rows):
+            foreign = cell([row["foreign"][name]["nll"] - n["nll"] for row, n in zip(rows, numbers)])
+        cells = [name_of(name), slots, cell([n["kl"] for n in numbers]), cell([n["nll"] for n in numbers]),
+                 cell([row["none"]["nll"] - n["nll"] for row, n in zip(rows, numbers)]), foreign]
+        if answered:
+            cells += [cell([n[score] for n in numbers], 100, 1) for score in ("em", "f1")]
+        metrics = compiles(out, stage, name, rows) if name in methods else []
+        cells += [f"{mean(metrics, 'steps'):.0f}", f"{mean(metrics, 'seconds'):.0f}",
+                  f"{100 * mean(metrics, 'recon_token_acc'):.0f}"] if metrics else [""] * 3
+        print(f"| {' | '.join(cells)} |")
+    if answered:
+        gain = [100 * (row["full"]["f1"] - row["none"]["f1"]) for row in rows]
+        low = interval(gain)[0]
+        print(f"\nF1 full - none: {cell(gain, digits=1)} points" + ("; retention is not printed." if low <= 5 else "."))
+        if low > 5:
+            whole = sum(gain)
+            shares = [f"{name_of(m)} {100 * sum(100 * (r['methods'][m]['f1'] - r['none']['f1']) for r in rows) / whole:.0f} %"
+                      for m in methods]
+            print(f"Retention in F1, (memory - none) / (full - none): {', '.join(shares)}.")
+
+
+def states(out, stage, rows, methods):
+    """The state that the rule chose beside the last one, in the two numbers of a compile."""
+    print("\n| compile | chosen step | held-out KL | NLL of the probes | last step | held-out KL | NLL of the probes |")
+    print(f"|---|{'---:|' * 6}")
+    for name in methods:
+        metrics = compiles(out, stage, name, rows)
+        if metrics and "last" in metrics[0]:
+            print(f"| {name_of(name)} | {mean(metrics, 'chosen_step'):.0f} | {mean(metrics, 'heldout_kl'):.3f} | "
+                  f"{mean(metrics, 'probe_nll'):.3f} | {mean(metrics, 'last', 'step'):.0f} | "
+                  f"{mean(metrics, 'last', 'heldout_kl'):.3f} | {mean(metrics, 'last', 'probe_nll'):.3f} |")
+
+
+def report(out, stage, path):
+    rows = lines(path)
+    methods = [name for name in rows[0]["methods"] if name != "exact"]
+    print(f"## {STAGES[stage]}{'' if path.stem == 'measured' else ': ' + path.stem}\n")
+    asked = sum(row["questions"] for row in rows)
+    print(f"{len(rows)} contexts, {f'{asked} questions, ' if asked else ''}"
+          f"{sum(row['tokens'] for row in rows) / len(rows):.0f} tokens in the mean\n")
+    failed = False
+    if "exact" in rows[0]["methods"]:
+        print("| gate | holds | found |\n|---|---|---|")
+        for gate, holds, found in gates(rows, methods):
+            failed |= not holds
+            print(f"| {gate} | {'yes' if holds else 'NO'} | {found} |")
+    table(out, stage, rows, methods)
+    if stage == "ablations":
+        states(out, stage, rows, methods)
+    print()
+    return failed
+
+
+def main(out):
+    failed = [report(out, stage, path) for stage in STAGES for path in sorted((out / stage).glob("*.jsonl"))
+              if path.stem in ("measured", "comprexit")]
+    return 1 if any(failed) else 0
 
 
 sys.exit(main(pathlib.Path(sys.argv[1])))

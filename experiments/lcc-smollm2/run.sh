@@ -1,27 +1,102 @@
 #!/usr/bin/env bash
-# Memories of SQuAD contexts on SmolLM2-135M by six methods at equal slots, and their primary endpoints: see README.md.
-# Goes on where it was stopped; more METHODS or CONTEXTS can follow fewer. DATA: folder with mrqa/SQuAD.dev.jsonl.gz; OUT: where runs and tables go.
+# Memories of single contexts on SmolLM2-135M by several methods at equal slots, and their endpoints: see README.md.
+# Goes on where it was stopped; more CONTEXTS, METHODS or STAGES can follow fewer.
+#   DATA       folder with mrqa/SQuAD.dev.jsonl.gz and text/books.jsonl.gz
+#   OUT        where runs and tables go
+#   STAGES     main (8x), ablations (8x, contexts of main), ratios (4x, 16x), books (8x, the text that follows)
+#   COMPREXIT  run of comprexit at 4x on this base: a method of its own at 4x, and the warm start of a compile there
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin="${BIN:-build/release/bin}"
-data="${DATA:?DATA=folder that holds mrqa/SQuAD.dev.jsonl.gz}"
+data="${DATA:?DATA=folder that holds mrqa/SQuAD.dev.jsonl.gz and text/books.jsonl.gz}"
 out="${OUT:-runs/lcc-smollm2}"
-methods="${METHODS:-truncate snapkv kv buffers lora}" contexts="${CONTEXTS:-4}" ratio="${RATIO:-8}" steps="${STEPS:-30}" words="${WORDS:-170-200}"
+stages="${STAGES:-main ablations ratios books}" methods="${METHODS:-truncate snapkv lora kv buffers}"
+contexts="${CONTEXTS:-10}" few="${FEW:-3}"   # few: contexts of every stage but main
+steps="${STEPS:-30}" words="${WORDS:-170-200}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=passive
+here=experiments/lcc-smollm2
 
-mkdir -p "$out"
-python3 experiments/lcc-smollm2/contexts.py "$data/mrqa/SQuAD.dev.jsonl.gz" "$contexts" "$words" > "$out/contexts.jsonl"
-common=(configs/lcc_smollm2.yaml "data.contexts=[$out/contexts.jsonl]" "compressor.ratio=$ratio" compressor.storage=float32
-        compressor.recon.chunk=64 train.batch=2 "train.steps=$steps" train.valid_every=15
-        queries.count=8 queries.held_out=4 queries.max_new=16)
-runs=()
-compile() {  # NAME key=value…
-  local run="$out/$1" again=()
-  runs+=("$run")
-  if [ -d "$run" ]; then again=(--resume); fi
-  "$bin/ctxc-train" "${common[@]}" "run.dir=$run" "${@:2}" "${again[@]}"
+# STAGE FILE COUNT: draws the contexts of a stage.
+draw() {
+  stage="$out/$1"
+  mkdir -p "$stage"
+  python3 "$here/contexts.py" "$data/$2" "$3" "$words" > "$stage/contexts.jsonl"
 }
-compile exact compressor.optimise=truncate compressor.ratio=1    # the context itself: a gate
-for method in $methods; do compile "$method" "compressor.optimise=$method"; done
-"$bin/ctxc-run" measure --contexts "$out/contexts.jsonl" --out "$out/measured.jsonl" "${runs[@]}"
-python3 experiments/lcc-smollm2/collect.py "$out" | tee "$out/tables.md"
+# RUN RATIO key=value…: compiles the contexts of the stage into OUT/RUN.
+compile() {
+  local run="$out/$1" again=()
+  if [ -d "$run" ]; then again=(--resume); fi
+  "$bin/ctxc-train" configs/lcc_smollm2.yaml "data.contexts=[$stage/contexts.jsonl]" "compressor.ratio=$2" \
+    compressor.storage=float32 compressor.recon.chunk=64 train.batch=2 "train.steps=$steps" train.valid_every=15 \
+    queries.count=8 queries.held_out=4 queries.max_new=16 "run.dir=$run" "${@:3}" ${again[@]+"${again[@]}"}
+}
+# NAME RUN…: measures those of them that are there on the contexts of the stage, into NAME.jsonl.
+measure() {
+  local runs=()
+  for run in "${@:2}"; do if [ -d "$out/$run/memories" ]; then runs+=("$out/$run"); fi; done
+  "$bin/ctxc-run" measure --contexts "$stage/contexts.jsonl" --out "$stage/$1.jsonl" "${runs[@]}"
+}
+under() { local folder="$1"; shift; for name in "$@"; do echo "$folder/$name"; done; }
+
+main() {
+  draw main mrqa/SQuAD.dev.jsonl.gz "$contexts"
+  compile main/exact 1 compressor.optimise=truncate   # the context itself: a gate
+  for method in $methods; do compile "main/$method" 8 "compressor.optimise=$method"; done
+  measure measured main/exact $(under main $methods)
+}
+ablations() {
+  local names="no-queries no-reconstruction lora-left-on ce mse mean_pool normal"
+  draw ablations mrqa/SQuAD.dev.jsonl.gz "$few"
+  compile main/lora 8
+  compile ablations/no-queries 8 compressor.lambda=0
+  compile ablations/no-reconstruction 8 compressor.recon.loss=none
+  compile ablations/lora-left-on 8 compressor.coupled=true
+  compile ablations/ce 8 compressor.align_loss=ce
+  compile ablations/mse 8 compressor.align_loss=mse
+  for init in mean_pool normal; do compile "ablations/$init" 8 "compressor.buffers.init=$init"; done
+  measure measured main/lora $(under ablations $names)
+}
+ratios() {
+  local names="truncate-4x lora-4x truncate-16x lora-16x"
+  draw ratios mrqa/SQuAD.dev.jsonl.gz "$few"
+  for ratio in 4 16; do
+    compile "ratios/truncate-${ratio}x" "$ratio" compressor.optimise=truncate
+    compile "ratios/lora-${ratio}x" "$ratio"
+  done
+  if [ -n "${COMPREXIT:-}" ]; then
+    compile ratios/warm-4x 4 "compressor.warm_start=$COMPREXIT"
+    names+=" warm-4x"
+  else
+    echo "no COMPREXIT=RUN: its memories and the warm start are left out" >&2
+  fi
+  measure measured main/truncate main/lora $(under ratios $names)
+  if [ -n "${COMPREXIT:-}" ]; then comprexit; fi
+}
+# A compressor of all contexts reads questions in the form it was trained with, so it has a table of its own.
+comprexit() {
+  python3 -c 'import json, sys
+for line in sys.stdin:
+    row = json.loads(line)
+    open(f"{sys.argv[1]}/{row['"'id'"']}.txt", "w", encoding="utf-8").write(row["context"])' \
+    "$stage" < "$stage/contexts.jsonl"
+  for text in "$stage"/*.txt; do
+    "$bin/ctxc-run" compress --checkpoint "$COMPREXIT" --text "$text" --max-tokens 0 --overwrite \
+      --out "$stage/comprexit-4x/memories/$(basename "$text" .txt).safetensors"
+  done
+  measure comprexit ratios/comprexit-4x
+}
+books() {
+  draw books text/books.jsonl.gz "$few"
+  compile books/exact 1 compressor.optimise=truncate
+  for method in truncate lora; do compile "books/$method" 8 "compressor.optimise=$method"; done
+  measure measured books/exact books/truncate books/lora
+}
+
+for name in $stages; do
+  case "$name" in
+    main | ablations | ratios | books) "$name" ;;
+    *) echo "unknown stage: $name (main, ablations, ratios, books)" >&2; exit 2 ;;
+  esac
+  python3 "$here/collect.py" "$out" > "$out/tables.md" || true   # its exit code says that a gate fails
+done
+cat "$out/tables.md"

@@ -1,3 +1,5 @@
+#include <malloc.h>
+
 #include <array>
 #include <cstdio>
 #include <iostream>
@@ -19,6 +21,17 @@ bool is_out_of_memory(const std::string& message) {
   return false;
 }
 
+/// A step's tensors are freed, and asked for again by the next step. What the allocator gives back to the
+/// system in between comes back as pages to be zeroed, each with a fault: a twentieth of a training step on a
+/// CPU.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest it takes
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_TOP_PAD, 64 << 20);
+#endif
+}
+
 int report(const Error& error) {
   std::cout.flush();
   std::fflush(stdout);
@@ -38,6 +51,7 @@ int report_exception(const std::string& message) {
 }  // namespace
 
 int run_main(const std::function<int()>& body) {
+  keep_freed_memory();
   try {
     const int code = body();
     std::cout.flush();

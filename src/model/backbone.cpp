@@ -7,6 +7,7 @@
 #include "core/random.h"
 #include "model/attention.h"
 #include "model/kernels/norm_rope.h"
+#include "model/narrow_layer.h"
 #include "model/weights.h"
 
 namespace ctxc {
@@ -156,8 +157,26 @@ Tensor Backbone::run_layer(int64_t index, const Tensor& x_PD, const RopeTable& r
                  Projection::kDown);
 }
 
+Tensor Backbone::run_narrow_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope,
+                                  Attention& attention) const {
+  const Layer& layer = layers_[index];
+  const int64_t tokens = x_PD.size(0), width = config_.head_dim;
+  const auto weight = [&](Projection projection) { return layer.projection[static_cast<int>(projection)]; };
+  const auto [query_PD, key_PD, value_PD] =
+      normed_products(x_PD, layer.input_norm_D, config_.rms_norm_eps,
+                      {weight(Projection::kQ), weight(Projection::kK), weight(Projection::kV)});
+  const Tensor read_PD =
+      attention(index, narrow_rope(query_PD.view({tokens, config_.num_heads, width}), rope),
+                narrow_rope(key_PD.view({tokens, config_.num_kv_heads, width}), rope),
+                value_PD.view({tokens, config_.num_kv_heads, width}));
+  const Tensor seen_PD = product_onto(x_PD, read_PD, weight(Projection::kO));
+  const auto wide_PF = normed_products(seen_PD, layer.post_norm_D, config_.rms_norm_eps,
+                                       {weight(Projection::kGate), weight(Projection::kUp), Tensor()});
+  return swiglu_product_onto(seen_PD, wide_PF[0], wide_PF[1], weight(Projection::kDown));
+}
+
 ForwardResult Backbone::run(Tensor x_PD, const Tensor& positions_P, int64_t batch, Attention& attention,
-                            const ForwardOptions& options) const {
+                            const ForwardOptions& options, bool narrow) const {
   const int64_t last = options.layers > 0 ? options.layers : config_.num_layers;
   CTXC_CHECK(last <= config_.num_layers, ErrorKind::kUsage, "",
              "backbone: more layers asked for than there are (found {}, expected at most {})", last,
@@ -178,7 +197,10 @@ ForwardResult Backbone::run(Tensor x_PD, const Tensor& positions_P, int64_t batc
   keep(0, x_PD);
   for (int64_t index = 0; index < (options.keep_kv ? last : deepest); ++index) {
     KvPair kv;
-    x_PD = run_layer(index, x_PD, rope, attention, options.adapters, options.keep_kv ? &kv : nullptr);
+    // Kept keys are not rounded, and adapters see what lies between: both take the layer apart.
+    x_PD = narrow && !options.keep_kv && !options.adapters
+               ? run_narrow_layer(index, x_PD, rope, attention)
+               : run_layer(index, x_PD, rope, attention, options.adapters, options.keep_kv ? &kv : nullptr);
     if (options.keep_kv) {
       const std::vector<int64_t> shape = {batch, -1, config_.num_kv_heads, config_.head_dim};
       result.kv.push_back(
@@ -197,7 +219,8 @@ ForwardResult Backbone::forward(const PackedRows& rows, const ForwardOptions& op
              "backbone: the segments do not fill the packed batch (found {} of {} tokens, {} positions)",
              total, rows.embeds_PD.size(0), rows.positions_P.size(0));
   PackedAttention attention(config_, rows, product_dtype());
-  return run(rows.embeds_PD, rows.positions_P, 1, attention, options);
+  const bool narrow = products_ == Products::kNarrow && rows.embeds_PD.scalar_type() == at::kFloat;
+  return run(rows.embeds_PD, rows.positions_P, 1, attention, options, narrow);
 }
 
 ForwardResult Backbone::forward_padded(const Tensor& embeds_BTD, const Tensor& mask_BS,

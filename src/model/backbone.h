@@ -127,9 +127,11 @@ class Backbone {
   Backbone(LlamaConfig config, std::map<std::string, Tensor> weights, const BackboneOptions& options,
            std::string path);
   /// Both paths: x [P, D], where the rows of `batch` equal blocks are laid one after another (packed: batch =
-  /// 1).
+  /// 1). `narrow`: by fused layers (narrow_layer.h) where nothing between the products is asked for.
   ForwardResult run(Tensor x_PD, const Tensor& positions_P, int64_t batch, Attention& attention,
-                    const ForwardOptions& options) const;
+                    const ForwardOptions& options, bool narrow = false) const;
+  Tensor run_narrow_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope,
+                          Attention& attention) const;
   Tensor run_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope, Attention& attention,
                    const Adapters* adapters, KvPair* kept) const;
 

@@ -1,5 +1,7 @@
 #include "model/distill.h"
 
+#include <limits>
+
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
@@ -23,6 +25,28 @@ Tensor divergence_of(Tensor& student_CV, const Tensor& teacher_CV, Divergence ki
   return gap_CV.square().mean(1);
 }
 
+/// log sum exp of the logits that `id_CR` leaves out, [C, 1].
+Tensor log_rest(const Tensor& logits_CV, const Tensor& id_CR) {
+  return at::logsumexp(logits_CV.scatter(1, id_CR, -std::numeric_limits<double>::infinity()), {1}, true);
+}
+
+/// divergence_of() for a teacher of k + 1 classes.
+Tensor top_divergence(Tensor& student_CV, const Tensor& id_CR, const Tensor& log_CS, double tau,
+                      bool want_grad) {
+  const Tensor z_CV = student_CV.to(at::kFloat) / tau;
+  const Tensor all_C1 = at::logsumexp(z_CV, {1}, true), rest_C1 = log_rest(z_CV, id_CR);
+  const Tensor log_q_CS = at::cat({z_CV.gather(1, id_CR), rest_C1}, 1) - all_C1, p_CS = log_CS.exp();
+  const Tensor value_C = (p_CS * (log_CS - log_q_CS)).sum(1) * (tau * tau);
+  if (want_grad) {
+    const Tensor rest_p_C1 = p_CS.narrow(1, id_CR.size(1), 1);
+    Tensor gradient_CV = (z_CV - all_C1).exp();
+    const Tensor outside_CV = (z_CV - rest_C1).exp().mul_(rest_p_C1).scatter_(1, id_CR, 0);
+    gradient_CV.sub_(outside_CV).scatter_add_(1, id_CR, -p_CS.narrow(1, 0, id_CR.size(1)));
+    student_CV = gradient_CV.mul_(tau);
+  }
+  return value_C;
+}
+
 struct Outcome {
   Tensor loss, align_M, nll_M, grad_MD;
 };
@@ -44,7 +68,10 @@ Outcome run(const DistillRows& rows, const Tensor& weight_VD, Divergence kind, d
     const Tensor align_C = part(rows.align_M), ce_C = part(rows.ce_M);
     if (align_C.any().item<bool>()) {
       aligned_CV = student_CV.clone();
-      const Tensor value_C = divergence_of(aligned_CV, logits(part(rows.teacher_MD)), kind, tau, want_grad);
+      const Tensor value_C =
+          rows.top_id_MR.defined()
+              ? top_divergence(aligned_CV, part(rows.top_id_MR), part(rows.top_log_MS), tau, want_grad)
+              : divergence_of(aligned_CV, logits(part(rows.teacher_MD)), kind, tau, want_grad);
       part(outcome.align_M).copy_(value_C.masked_fill(align_C == 0, 0));
       outcome.loss += (value_C * align_C).sum(at::kDouble);
     }
@@ -78,6 +105,20 @@ struct Distill : Function<Distill> {
 
 }  // namespace
 
+TopRows top_rows(const Tensor& hidden_MD, const Tensor& weight_VD, double tau, int64_t count, int64_t chunk) {
+  const at::NoGradGuard no_grad;
+  const int64_t kept = std::min(count, weight_VD.size(0) - 1);
+  std::vector<Tensor> ids, logs;
+  for (const Tensor& part : hidden_MD.split(chunk)) {
+    const Tensor z_CV =
+        at::log_softmax(at::linear(part.to(weight_VD.scalar_type()), weight_VD).to(at::kFloat) / tau, 1);
+    const auto [value_CR, id_CR] = z_CV.topk(kept, 1);
+    ids.push_back(id_CR);
+    logs.push_back(at::cat({value_CR, log_rest(z_CV, id_CR)}, 1));
+  }
+  return {at::cat(ids), at::cat(logs)};
+}
+
 DistillLoss distill_loss(const DistillRows& rows, const Tensor& weight_VD, Divergence divergence, double tau,
                          int64_t chunk) {
   const int64_t count = rows.student_MD.size(0);
@@ -85,6 +126,10 @@ DistillLoss distill_loss(const DistillRows& rows, const Tensor& weight_VD, Diver
                  rows.ce_M.size(0) == count && rows.teacher_MD.sizes() == rows.student_MD.sizes(),
              ErrorKind::kInternal, "", "distillation: rows do not fit (found {} hidden states, {} targets)",
              count, rows.target_M.size(0));
+  CTXC_CHECK(!rows.top_id_MR.defined() ||
+                 (divergence == Divergence::kForwardKl && rows.top_id_MR.size(0) == count &&
+                  rows.top_log_MS.size(0) == count && rows.top_log_MS.size(1) == rows.top_id_MR.size(1) + 1),
+             ErrorKind::kInternal, "", "distillation: top tokens are for the forward KL of as many rows");
   if (at::GradMode::is_enabled() && rows.student_MD.requires_grad()) {
     const variable_list out = Distill::apply(rows.student_MD, rows, weight_VD, divergence, tau, chunk);
     return {out[0], out[1], out[2]};

@@ -18,6 +18,14 @@ void ReconRecipe::describe(Fields& f) {
       .unit("tokens");
 }
 
+void TeacherRecipe::describe(Fields& f) {
+  f("store", store,
+    "hidden: hidden states, the KL is exact; topk: the likeliest tokens' probabilities and the rest as one, "
+    "which bounds it from below (measurements stay exact)")
+      .one_of({"hidden", "topk"});
+  f("top_k", top_k, "with store: topk, tokens kept").min(1).unit("tokens");
+}
+
 void CompileRecipe::describe(Fields& f) {
   f("lambda", lambda,
     "weight of the random queries beside the reconstruction; auto: compile with 0.3, 1 and 3 and choose");
@@ -27,6 +35,7 @@ void CompileRecipe::describe(Fields& f) {
     "the teacher's answer")
       .one_of({"kl", "reverse_kl", "mse", "ce"});
   f.section("recon", recon, "the context asked for again, part by part");
+  f.section("teacher", teacher, "what is kept of the base that reads the context");
   f("tau", tau, "temperature of both distributions").above(0);
   f("patience", patience, "checks without 1 % of progress before a compile stops; 0: never").min(0);
   f("coupled", coupled, "ablation: adapters stay on in the read pass");

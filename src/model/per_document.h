@@ -39,11 +39,19 @@ struct ReconRecipe {
   void describe(Fields& f);
 };
 
+/// What is kept of the teacher at every target position of an item that is trained on (keys `teacher.…`).
+struct TeacherRecipe {
+  std::string store = "hidden";  ///< hidden | topk
+  int64_t top_k = 20;
+  void describe(Fields& f);
+};
+
 /// What is optimised (lcc.md section 4), as keys of the method's flat section.
 struct CompileRecipe {
   std::string lambda = "1";       ///< weight of the random queries, or auto
   std::string align_loss = "kl";  ///< kl | reverse_kl | mse | ce
   ReconRecipe recon;
+  TeacherRecipe teacher;
   double tau = 1;
   int64_t patience = 4;  ///< checks without progress before a compile stops; 0 = never
   bool coupled = false;  ///< ablation: adapters also in the read pass

@@ -172,9 +172,7 @@ int64_t CompileItems::epoch_items() const {
 void CompileItems::answer(bool all, const std::function<void(int64_t, int64_t)>& progress) {
   GenerateOptions options;
   options.max_new_tokens = options_.max_new;
-  options.eos = backbone_.config().eos;
-  if (std::find(options.eos.begin(), options.eos.end(), prompt_.eos()) == options.eos.end())
-    options.eos.push_back(prompt_.eos());
+  options.eos = ending_ids(backbone_, prompt_);
   const int64_t first = all ? 0 : static_cast<int64_t>(train_.size());
   for (int64_t begin = first; begin < queries_; begin += kAnswerBatch) {
     const int64_t end = std::min(begin + kAnswerBatch, queries_);
@@ -195,6 +193,25 @@ const ReadItem& CompileItems::taught(int64_t index) {
     item.teacher_ND = predicting_states(backbone_, teacher_, {&item}).cpu();
   }
   return item;
+}
+
+const ReadItem& CompileItems::trained_on(int64_t index) {
+  const TeacherRecipe& teacher = recipe_.teacher;
+  if (teacher.store == "hidden") return taught(index);
+  ReadItem& item = items_[static_cast<size_t>(index)];
+  if (!item.top.id_MR.defined()) {
+    const at::NoGradGuard no_grad;
+    const Tensor states_ND = predicting_states(backbone_, teacher_, {&item});
+    item.top = top_rows(states_ND, backbone_.head_VD(), recipe_.tau, teacher.top_k);
+    item.top = {item.top.id_MR.cpu(), item.top.log_MS.cpu()};
+  }
+  return item;
+}
+
+std::vector<int64_t> ending_ids(const Backbone& backbone, const Prompt& prompt) {
+  std::vector<int64_t> ids = backbone.config().eos;
+  if (std::find(ids.begin(), ids.end(), prompt.eos()) == ids.end()) ids.push_back(prompt.eos());
+  return ids;
 }
 
 Tensor predicting_states(const Backbone& backbone, const Memory& memory,

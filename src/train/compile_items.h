@@ -14,6 +14,7 @@
 
 #include "data/prompt.h"
 #include "data/query_bank.h"
+#include "model/distill.h"
 #include "model/per_document.h"
 
 namespace ctxc {
@@ -21,6 +22,7 @@ namespace ctxc {
 struct ReadItem {
   Tokens prompt, target;  ///< both read after the memory; the target is supervised
   Tensor teacher_ND;      ///< hidden states L that predict the target; undefined until they are needed
+  TopRows top = {};       ///< what is kept of them with teacher.store: topk
 };
 
 /// [first, end) of the context.
@@ -83,8 +85,10 @@ class CompileItems {
   int64_t epoch_items() const;  ///< reconstruction and queries together
 
   const ReadItem& item(int64_t index) const { return items_[static_cast<size_t>(index)]; }
-  /// The item with its teacher rows.
+  /// The item with its teacher rows: hidden states …
   const ReadItem& taught(int64_t index);
+  /// … or for training what teacher.store says.
+  const ReadItem& trained_on(int64_t index);
   /// The request for the context from its beginning.
   Tokens repeat_request() const;
   /// What the teacher reads.
@@ -107,6 +111,9 @@ class CompileItems {
   std::vector<std::vector<Piece>> phases_;
   std::map<Piece, int64_t> piece_items_;
 };
+
+/// Tokens that end an answer: those of the base and of the prompt.
+std::vector<int64_t> ending_ids(const Backbone& backbone, const Prompt& prompt);
 
 /// Hidden states L that predict the targets of these items after a memory, [M, D], item after item.
 Tensor predicting_states(const Backbone& backbone, const Memory& memory,

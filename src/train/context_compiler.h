@@ -19,10 +19,11 @@ struct ContextText {
   std::string id;                        ///< unique, fit for a file name
   std::string text;                      ///< UTF-8
   std::vector<Question> questions = {};  ///< never seen by a compile: ctxc-run measure asks them
+  std::string continuation = {};         ///< the text behind it, never seen either
 };
 /// Entries of data.contexts: a file is a context, a JSONL(.gz) file holds one a line (`text` or `context`,
-/// and `id` and MRQA's `qas` if it likes); `-` is standard input. Error kInput (missing or empty text) and
-/// kUsage (no entry).
+/// and `id`, MRQA's `qas` and `continuation` if it likes); `-` is standard input. Error kInput (missing or
+/// empty text) and kUsage (no entry).
 std::vector<ContextText> read_contexts(const RunConfig& config);
 
 /// What every compile of a run shares.

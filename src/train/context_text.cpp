@@ -28,12 +28,12 @@ std::string file_name_of(const std::string& text) {
 class Contexts {
  public:
   void add(const std::string& id, std::string text, const std::string& origin,
-           std::vector<Question> questions = {}) {
+           std::vector<Question> questions = {}, std::string continuation = {}) {
     CTXC_CHECK(!trim(text).empty(), ErrorKind::kInput, "give a text with at least one character",
                "{}: the context is empty", origin);
     std::string name = file_name_of(id);
     for (int64_t n = 2; !names_.insert(name).second; ++n) name = fmt::format("{}-{}", file_name_of(id), n);
-    all.push_back({name, std::move(text), std::move(questions)});
+    all.push_back({name, std::move(text), std::move(questions), std::move(continuation)});
   }
   std::vector<ContextText> all;
 
@@ -65,7 +65,8 @@ void read_lines(const std::string& path, const std::string& stem, Contexts& cont
     if (number == 1 && row.is_object() && row.contains("header")) return;  // MRQA
     const std::string key = row.is_object() && row.contains("text") ? "text" : "context";
     contexts.add(json_or<std::string>(row, "id", fmt::format("{}-{}", stem, number), origin),
-                 json_at<std::string>(row, key, origin), origin, questions_of(row, origin));
+                 json_at<std::string>(row, key, origin), origin, questions_of(row, origin),
+                 json_or<std::string>(row, "continuation", "", origin));
   });
 }
 

@@ -53,7 +53,12 @@ struct DocumentCompiler::Batch {
     const int64_t count = static_cast<int64_t>(item.target.size());
     const std::vector<int64_t> target(item.target.begin(), item.target.end());
     const double share = 1.0 / static_cast<double>(count);
-    append(rows.teacher_MD, item.teacher_ND);
+    if (item.top.id_MR.defined()) {
+      append(rows.top_id_MR, item.top.id_MR);
+      append(rows.top_log_MS, item.top.log_MS);
+    } else {
+      append(rows.teacher_MD, item.teacher_ND);
+    }
     append(rows.target_M, at::tensor(target, at::kLong));
     append(rows.align_M, at::full({count}, weights.align * share, at::kFloat));
     append(rows.ce_M, at::full({count}, weights.ce * share, at::kFloat));
@@ -62,8 +67,9 @@ struct DocumentCompiler::Batch {
     DistillRows all = rows;
     all.student_MD = student_MD;
     if (!all.teacher_MD.defined()) all.teacher_MD = student_MD.detach();
-    for (Tensor* tensor : {&all.teacher_MD, &all.target_M, &all.align_M, &all.ce_M})
-      *tensor = tensor->to(student_MD.device());
+    for (Tensor* tensor :
+         {&all.teacher_MD, &all.target_M, &all.align_M, &all.ce_M, &all.top_id_MR, &all.top_log_MS})
+      if (tensor->defined()) *tensor = tensor->to(student_MD.device());
     return all;
   }
 
@@ -119,11 +125,10 @@ DocumentCompiler::Batch DocumentCompiler::next_batch(double lambda, ItemStream& 
   const double align_share = lambda / static_cast<double>(std::max<size_t>(1, random.size()));
   // Every item of a batch gets its teacher rows, so that the rows of all can stand in one matrix.
   for (int64_t index : asked) {
-    items_.taught(index);
-    batch.add(items_.item(index), false, {recon_term.ce * recon_share, recon_term.align * recon_share});
+    batch.add(items_.trained_on(index), false, {recon_term.ce * recon_share, recon_term.align * recon_share});
   }
   for (int64_t index : random)
-    batch.add(items_.taught(index), true, {answers ? align_share : 0, answers ? 0 : align_share});
+    batch.add(items_.trained_on(index), true, {answers ? align_share : 0, answers ? 0 : align_share});
   return batch;
 }
 

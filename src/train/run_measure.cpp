@@ -1,13 +1,17 @@
-// ctxc-run measure --contexts FILE RUN… : the primary endpoints of lcc.md section 7. For every context, its
-// questions q with the gold answer y (the first accepted one) behind each memory M of the context:
+// ctxc-run measure --contexts FILE RUN… : the endpoints of lcc.md section 7. For every context, its questions
+// q with the gold answer y (the first accepted one) behind each memory M of the context:
 //   KL   mean_q mean_t KL( p(. | context, q, y_<t) || p(. | M, q, y_<t) )
 //   NLL  - mean_q mean_t log p(y_t | M, q, y_<t)
-// beside the full context, no context, and the memory of another context (which must not answer).
+//   EM, F1  of the greedy answer to q behind M, against all accepted answers (eval/score.h)
+// beside the full context, no context, and the memory of another context (which must not answer). A context
+// without questions has the text that follows it instead: its first token is q, the next 64 are y, nothing is
+// answered. (Keys and values predict no token by themselves, so one has to be read first.)
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <iostream>
 
 #include "core/error.h"
@@ -15,6 +19,8 @@
 #include "core/log.h"
 #include "core/text.h"
 #include "data/prompt_record.h"
+#include "eval/score.h"
+#include "model/generate.h"
 #include "train/compile_items.h"
 #include "train/context_compiler.h"
 #include "train/run_compile.h"
@@ -26,14 +32,22 @@ namespace fs = std::filesystem;
 
 const CliSpec kSpec = {
     .summary =
-        "Measures memories on questions with known answers: KL to the full context, NLL of the answer.",
+        "Measures memories on questions with known answers, or on the text that follows the context: KL to "
+        "the full context, NLL of the answer, EM and F1 of greedy answers. Prints a table of means, with "
+        "--json a line for every context.",
     .usage = "ctxc-run measure --contexts FILE RUN…",
-    .options = {{"contexts", "FILE",
-                 "JSONL of the contexts and their questions (id, context, qas as in MRQA)"},
-                {"model", "PATH", "the base model (default: where the memories say)"},
-                {"out", "FILE", "lines of JSON, one a context (default: standard output)"}},
+    .options =
+        {{"contexts", "FILE",
+          "JSONL of the contexts and their questions (id, context, qas as in MRQA; or continuation: the "
+          "text that follows)"},
+         {"model", "PATH", "the base model (default: where the memories say)"},
+         {"max-new-tokens", "N",
+          "longest greedy answer for EM and F1, in tokens (default 20; 0: no answers, which is faster)"},
+         {"out", "FILE", "also write lines of JSON, one a context"}},
     .min_positional = 1,
     .max_positional = 64};
+
+constexpr int64_t kContinuation = 64;  ///< scored tokens of a text that follows its context
 
 std::string memory_path(const std::string& run, const std::string& id) {
   return (fs::path(run) / "memories" / (id + ".safetensors")).string();
@@ -44,21 +58,32 @@ std::string name_of_run(const std::string& run) {
   return (path.filename().empty() ? path.parent_path() : path).filename().string();
 }
 
+/// What is asked behind the memories of one context.
+struct Asked {
+  std::vector<ReadItem> items;
+  std::vector<Question> questions;  ///< of the items, in their order; empty for a continuation
+};
+
 /// Base, prompt and questions of all contexts that every run has a memory of.
 class Measurement {
  public:
-  explicit Measurement(const Cli& cli) : runs_(cli.positional()) {
+  explicit Measurement(const Cli& cli)
+      : runs_(cli.positional()), max_new_(cli.get_int("max-new-tokens", 20)) {
+    CTXC_CHECK(max_new_ >= 0, ErrorKind::kUsage, "",
+               "--max-new-tokens: wrong value (found {}, expected at least 0)", max_new_);
     RunConfig config;
     config.data.contexts = {cli.require("contexts")};
     for (ContextText& context : read_contexts(config)) {
       const bool complete = std::all_of(runs_.begin(), runs_.end(), [&](const std::string& run) {
         return fs::exists(memory_path(run, context.id));
       });
-      if (complete && !context.questions.empty()) contexts.push_back(std::move(context));
+      if (complete && (!context.questions.empty() || !context.continuation.empty()))
+        contexts.push_back(std::move(context));
     }
     CTXC_CHECK(!contexts.empty(), ErrorKind::kInput,
                "the ids of the file name the memories: RUN/memories/ID.safetensors, made by ctxc-train",
-               "{}: no context with questions has a memory in every run", cli.require("contexts"));
+               "{}: no context with questions or a continuation has a memory in every run",
+               cli.require("contexts"));
     const std::string first = memory_path(runs_[0], contexts[0].id);
     const Json info = load_memory(first).info;
     std::string model = cli.get("model");
@@ -76,29 +101,50 @@ class Measurement {
     const Document document =
         read_document(*backbone_, prompt_->head_ids(), prompt_->context_ids(context.text));
     const Memory full = kv_memory(document.frozen);
-    std::vector<ReadItem> items;
-    for (const Question& question : context.questions)
-      items.push_back({prompt_->query_ids(question.text), prompt_->answer_ids(question.answers.at(0)), {}});
-    for (ReadItem& item : items) item.teacher_ND = predicting_states(*backbone_, full, {&item});
-    OrderedJson line = {{"context", context.id},
-                        {"tokens", document.length()},
-                        {"questions", items.size()},
-                        {"full", numbers(full, items)},
-                        {"none", numbers(kv_memory(document.first_rows(document.prefix)), items)}};
+    Asked asked = asked_of(context);
+    for (ReadItem& item : asked.items) item.teacher_ND = predicting_states(*backbone_, full, {&item});
+    OrderedJson line = {
+        {"context", context.id}, {"tokens", document.length()}, {"questions", asked.questions.size()}};
+    if (asked.questions.empty()) line["continuation"] = asked.items[0].target.size();
+    line["full"] = numbers(full, asked, true);
+    line["none"] = numbers(kv_memory(document.first_rows(document.prefix)), asked, true);
     for (const std::string& run : runs_) {
       const std::string name = name_of_run(run);
       int64_t slots = 0;
-      line["methods"][name] = numbers(memory(memory_path(run, context.id), &slots), items);
+      line["methods"][name] = numbers(memory(memory_path(run, context.id), &slots), asked, true);
       line["methods"][name]["slots"] = slots;
       if (&other != &context)
-        line["foreign"][name] = numbers(memory(memory_path(run, other.id), nullptr), items);
+        line["foreign"][name] = numbers(memory(memory_path(run, other.id), nullptr), asked, false);
     }
     return line;
   }
 
   std::vector<ContextText> contexts;
 
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const std::string& run : runs_) names.push_back(name_of_run(run));
+    return names;
+  }
+
  private:
+  Asked asked_of(const ContextText& context) const {
+    Asked asked;
+    for (const Question& question : context.questions) {
+      asked.items.push_back(
+          {prompt_->query_ids(question.text), prompt_->answer_ids(question.answers.at(0)), {}});
+      asked.questions.push_back(question);
+    }
+    if (!asked.items.empty()) return asked;
+    const Tokens next = tokenizer_.encode(context.continuation);
+    CTXC_CHECK(static_cast<int64_t>(next.size()) > kContinuation, ErrorKind::kInput,
+               "give more of the text that follows",
+               "{}: the continuation is too short (found {} tokens, expected at least {})", context.id,
+               next.size(), kContinuation + 1);
+    asked.items.push_back({{next[0]}, Tokens(next.begin() + 1, next.begin() + 1 + kContinuation), {}});
+    return asked;
+  }
+
   Memory memory(const std::string& path, int64_t* slots) const {
     const MemoryArtifact artifact = load_memory(path);
     check_memory_fits(artifact, *backbone_, tokenizer_, false);
@@ -109,32 +155,87 @@ class Measurement {
     return memory_of(artifact, *backbone_);
   }
 
-  OrderedJson numbers(const Memory& memory, const std::vector<ReadItem>& items) const {
+  /// `answers`: greedy ones as well, if there are questions.
+  OrderedJson numbers(const Memory& memory, const Asked& asked, bool answers) const {
     std::vector<const ReadItem*> all;
-    for (const ReadItem& item : items) all.push_back(&item);
+    for (const ReadItem& item : asked.items) all.push_back(&item);
     const ItemNumbers found = measure_items(*backbone_, memory, all, backbone_->head_VD());
-    return {{"kl", found.kl_N.mean().item<double>()}, {"nll", found.nll_N.mean().item<double>()}};
+    OrderedJson numbers = {{"kl", found.kl_N.mean().item<double>()},
+                           {"nll", found.nll_N.mean().item<double>()}};
+    if (!answers || max_new_ == 0 || asked.questions.empty()) return numbers;
+    GenerateOptions options;
+    options.max_new_tokens = max_new_;
+    options.eos = ending_ids(*backbone_, *prompt_);
+    std::vector<Tokens> prompts;
+    for (const ReadItem& item : asked.items) prompts.push_back(item.prompt);
+    const GenerateResult said =
+        generate(*backbone_, memory, std::vector<int64_t>(prompts.size(), 0), prompts, options);
+    Score sum;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const Score score = score_answer(prompt_->extract_answer(said.tokens[i]), asked.questions[i].answers);
+      sum.exact_match += score.exact_match;
+      sum.f1 += score.f1;
+    }
+    numbers["em"] = sum.exact_match / static_cast<double>(prompts.size());
+    numbers["f1"] = sum.f1 / static_cast<double>(prompts.size());
+    return numbers;
   }
 
   std::vector<std::string> runs_;
+  int64_t max_new_;
   Tokenizer tokenizer_;
   std::shared_ptr<Backbone> backbone_;
   std::unique_ptr<Prompt> prompt_;
   OrderedJson record_;
 };
 
+/// Means over contexts; scores in percent.
+std::string table_of(const std::vector<OrderedJson>& lines, const std::vector<std::string>& methods) {
+  std::vector<std::vector<std::string>> rows = {{"memory", "slots", "KL", "NLL", "EM", "F1"}};
+  const auto row = [&](const std::string& name,
+                       const std::function<const OrderedJson*(const OrderedJson&)>& at) {
+    std::vector<std::string> cells = {name};
+    for (const char* key : {"slots", "kl", "nll", "em", "f1"}) {
+      const bool percent = std::string_view(key) == "em" || std::string_view(key) == "f1";
+      double sum = 0;
+      int64_t count = 0;
+      for (const OrderedJson& line : lines) {
+        const OrderedJson* numbers = at(line);
+        if (!numbers || !numbers->contains(key)) continue;
+        sum += numbers->at(key).get<double>();
+        ++count;
+      }
+      const double mean = sum / static_cast<double>(std::max<int64_t>(1, count));
+      cells.push_back(count == 0                         ? ""
+                      : percent                          ? fmt::format("{:.1f}", 100 * mean)
+                      : std::string_view(key) == "slots" ? fmt::format("{:.1f}", mean)
+                                                         : fmt::format("{:.3f}", mean));
+    }
+    rows.push_back(cells);
+  };
+  row("full", [](const OrderedJson& line) { return &line.at("full"); });
+  row("none", [](const OrderedJson& line) { return &line.at("none"); });
+  for (const std::string& name : methods) {
+    row(name, [&](const OrderedJson& line) { return &line.at("methods").at(name); });
+    row(name + " of another context", [&](const OrderedJson& line) {
+      return line.contains("foreign") ? &line.at("foreign").at(name) : nullptr;
+    });
+  }
+  return fmt::format("{} contexts\n", lines.size()) + format_table(rows);
+}
+
 int run_measure(const Cli& cli) {
   const Measurement measurement(cli);
   const std::vector<ContextText>& contexts = measurement.contexts;
+  std::vector<OrderedJson> found;
   std::string lines;
   for (size_t i = 0; i < contexts.size(); ++i) {
-    lines += measurement.measure(contexts[i], contexts[(i + 1) % contexts.size()]).dump() + "\n";
+    found.push_back(measurement.measure(contexts[i], contexts[(i + 1) % contexts.size()]));
+    lines += found.back().dump() + "\n";
     log_info(fmt::format("{}: measured ({} of {})", contexts[i].id, i + 1, contexts.size()));
   }
-  if (cli.has("out"))
-    write_file_atomic(cli.require("out"), lines);
-  else
-    std::cout << lines;
+  if (cli.has("out")) write_file_atomic(cli.require("out"), lines);
+  std::cout << (cli.json() ? lines : table_of(found, measurement.names()));
   return 0;
 }
 

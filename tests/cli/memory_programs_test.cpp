@@ -8,6 +8,7 @@
 
 #include "core/file.h"
 #include "core/json.h"
+#include "core/text.h"
 #include "testing.h"
 
 namespace ctxc {
@@ -164,7 +165,11 @@ TEST_F(MemoryPrograms, MeasuredOnQuestionsWithAnswers) {
   train("exact", "compressor.optimise=truncate compressor.ratio=1");
   train("lcc", "compressor.lora.rank=2");
   const std::string arguments = "measure --quiet --contexts " + at("qa.jsonl") + " ";
-  ASSERT_EQ(run("ctxc-run", arguments + at("exact") + " " + at("lcc") + " --out " + at("m.jsonl")).code, 0);
+  const Result measured =
+      run("ctxc-run", arguments + at("exact") + " " + at("lcc") + " --out " + at("m.jsonl"));
+  ASSERT_EQ(measured.code, 0) << measured.err;
+  for (const char* row : {"| full", "| none", "| exact ", "| lcc of another context", "EM"})
+    EXPECT_NE(measured.out.find(row), std::string::npos) << measured.out;
   std::vector<Json> lines;
   for_each_line(at("m.jsonl"),
                 [&](std::string_view line, int64_t) { lines.push_back(parse_json(line, "m")); });
@@ -179,9 +184,36 @@ TEST_F(MemoryPrograms, MeasuredOnQuestionsWithAnswers) {
     EXPECT_GT(line.at("none").at("kl").get<double>(), 1e-3);
     EXPECT_GT(line.at("methods").at("lcc").at("kl").get<double>(), 1e-3);
     EXPECT_NE(line.at("foreign").at("exact"), exact);
+    for (const char* score : {"em", "f1"}) {
+      EXPECT_EQ(exact.at(score), line.at("full").at(score));
+      EXPECT_GE(line.at("methods").at("lcc").at(score).get<double>(), 0);
+      EXPECT_LE(line.at("none").at(score).get<double>(), 1);
+      EXPECT_FALSE(line.at("foreign").at("exact").contains(score));
+    }
   }
   // A memory that the base can use: the full context answers what nothing does not.
   EXPECT_LT(lines[0].at("full").at("nll").get<double>(), lines[0].at("none").at("nll").get<double>());
+  // Without answers, as lines on standard output.
+  const Json bare = parse_json(
+      split(run("ctxc-run", arguments + at("exact") + " --json --max-new-tokens 0").out, '\n').at(0), "m");
+  EXPECT_FALSE(bare.at("full").contains("em"));
+  EXPECT_EQ(bare.at("full").at("nll"), lines[0].at("full").at("nll"));
+  expect_failure(run("ctxc-run", arguments + at("exact") + " --max-new-tokens -1"), 2, "--max-new-tokens");
+  // No questions: the text that follows.
+  const auto follow = [&](const std::string& text) {
+    std::ofstream(dir_ / "books.jsonl")
+        << Json{{"id", "a"}, {"context", boris}, {"continuation", text}}.dump() << "\n";
+    return run("ctxc-run", "measure --quiet --json --contexts " + at("books.jsonl") + " " + at("exact"));
+  };
+  std::string next;
+  for (int i = 0; i < 12; ++i) next += " Boris lives in Oslo and he works as a pilot.";
+  const Json book = parse_json(follow(next).out, "m");
+  EXPECT_EQ(book.at("continuation"), 64);
+  EXPECT_EQ(book.at("questions"), 0);
+  EXPECT_LT(book.at("methods").at("exact").at("kl").get<double>(), 1e-5);
+  EXPECT_GT(book.at("none").at("kl").get<double>(), 1e-3);
+  EXPECT_FALSE(book.at("full").contains("em"));
+  expect_failure(follow(" Too short."), 3, "continuation is too short");
   expect_failure(run("ctxc-run", arguments + at("absent")), 3, "has a memory in every run");
 }
 

@@ -9,6 +9,7 @@
 #include "model/memory_edit.h"
 #include "testing.h"
 #include "throws.h"
+#include "tiny_llama.h"
 #include "train/compile_run.h"
 #include "train/context_compiler.h"
 #include "train/trainer.h"
@@ -165,6 +166,20 @@ TEST_F(Compile, SameSeedSameMemory) {
   EXPECT_TRUE(at::equal(first.v_LGNE, second.v_LGNE));
 }
 
+TEST_F(Compile, AllButOneTokenOfTheTeacherIsTheWholeTeacher) {
+  // Steps from stored top tokens are those from hidden states once nothing is merged away, and others before.
+  const auto compiled = [&](const std::vector<std::string>& keys) {
+    std::vector<std::string> all = {"train.steps=3", "train.valid_every=0", "compressor.recon.loss=kl"};
+    all.insert(all.end(), keys.begin(), keys.end());
+    const RunConfig settings = config(all);
+    return ContextCompiler(settings).compile({"a", kText}, {})->v_LGNE;
+  };
+  const Tensor hidden = compiled({}), merged = compiled({"compressor.teacher.store=topk"});
+  const Tensor whole = compiled({"compressor.teacher.store=topk", "compressor.teacher.top_k=1000000"});
+  EXPECT_LT(testing::relative_error(whole, hidden), 1e-3);
+  EXPECT_GT(testing::relative_error(merged, hidden), testing::relative_error(whole, hidden));
+}
+
 TEST_F(Compile, ExactKeysOfTheContextAreTheTeacher) {
   // Gate 1: K = L without training. The slots stand where the context stood, so nothing is turned.
   const RunConfig settings = config();
@@ -191,7 +206,7 @@ TEST_F(Compile, ReferencesAndVariantsRun) {
         "compressor.optimise=truncate", "compressor.artifact=embeds", "compressor.align_loss=mse",
         "compressor.align_loss=ce", "compressor.recon.loss=none", "compressor.lambda=0",
         "compressor.coupled=true", "compressor.lora_scope=all", "compressor.pos=spread",
-        "compressor.lambda=auto", "compressor.storage=int8"}) {
+        "compressor.lambda=auto", "compressor.storage=int8", "compressor.teacher.store=topk"}) {
     const RunConfig settings = config({keys, "train.steps=2", "train.valid_every=1"});
     ContextCompiler compiler(settings);
     const auto artifact = compiler.compile({"a", kText}, {});
@@ -295,6 +310,8 @@ TEST_F(Compile, ContextsOfJsonLinesGetNamesOfTheirOwn) {
   std::vector<std::string> ids;
   for (const ContextText& context : contexts) ids.push_back(context.id);
   EXPECT_EQ(ids, (std::vector<std::string>{"x-y", "b-3", "x-y-2", "a"}));
+  testing::write_text(folder_ / "d.jsonl", "{\"context\": \"one\", \"continuation\": \" and two\"}\n");
+  EXPECT_EQ(read_contexts(config({}, "d.jsonl")).at(0).continuation, " and two");
   testing::write_text(folder_ / "c.jsonl", "{\"title\": \"x\"}\n");
   expect_error(ErrorKind::kInput, "c.jsonl:1", [&] { read_contexts(config({}, "c.jsonl")); });
 }

@@ -49,6 +49,51 @@ TEST(Distill, ValuesAndGradientsOfEveryDivergence) {
   }
 }
 
+/// The KL over the kept tokens and one class for all others, from the definition.
+Tensor merged_reference(const Case& c, const Tensor& student, const Tensor& id_MR, double tau) {
+  const auto merged = [&](const Tensor& states) {
+    const Tensor p = at::softmax(at::linear(states, c.weight) / tau, 1), kept = p.gather(1, id_MR);
+    return at::cat({kept, 1 - kept.sum(1, true)}, 1);
+  };
+  const Tensor p = merged(c.teacher), q = merged(student);
+  return ((p * (p.log() - q.log())).sum(1) * c.align).sum() * tau * tau;
+}
+
+TEST(Distill, TopTokensBoundTheKlAndAllOfThemGiveIt) {
+  const Case c;
+  for (double tau : {1.0, 2.5}) {
+    double before = 0;
+    for (int64_t count : {1, 4, 12, 29}) {
+      const TopRows top = top_rows(c.teacher, c.weight, tau, count, 3);
+      EXPECT_LT((top.log_MS.exp().sum(1) - 1).abs().max().item<double>(), 1e-6);
+      const auto loss = [&](const Tensor& states) {
+        DistillRows rows = c.rows(states);
+        rows.ce_M = at::zeros_like(rows.ce_M);
+        rows.teacher_MD = at::full_like(c.teacher, 1e9);  // not looked at
+        rows.top_id_MR = top.id_MR;
+        rows.top_log_MS = top.log_MS;
+        return distill_loss(rows, c.weight, Divergence::kForwardKl, tau, 3);
+      };
+      Tensor states = c.student.clone().requires_grad_(true), expected_states = states.detach().clone();
+      expected_states.requires_grad_(true);
+      const DistillLoss found = loss(states);
+      found.loss.backward();
+      const Tensor expected = merged_reference(c, expected_states, top.id_MR, tau);
+      expected.backward();
+      EXPECT_NEAR(found.loss.item<double>(), expected.item<double>(), 1e-5) << count;
+      EXPECT_LT(relative_error(states.grad(), expected_states.grad()), 1e-4) << count;
+      EXPECT_GT(found.loss.item<double>(), before) << count;  // more classes, larger KL
+      before = found.loss.item<double>();
+    }
+    Case exact;
+    exact.ce.zero_();
+    Tensor states = c.student.clone().requires_grad_(true);
+    const Tensor whole = reference(exact, states, Divergence::kForwardKl, tau);
+    EXPECT_NEAR(before, whole.item<double>(), 1e-5);  // 29 of 30 tokens: the rest is one
+  }
+  EXPECT_EQ(top_rows(c.teacher, c.weight, 1, 99).id_MR.size(1), 29);
+}
+
 TEST(Distill, RowsWithoutWeightAreLeftOut) {
   const Case c;
   DistillRows rows = c.rows(c.student);

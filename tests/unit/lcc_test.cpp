@@ -292,6 +292,8 @@ TEST(LccConfig, WrongRecipesAreRefused) {
   expect_error(ErrorKind::kUsage, "no input embeddings", [&] { make("optimise: snapkv, artifact: embeds"); });
   expect_error(ErrorKind::kUsage, "no buffers to start",
                [&] { make("optimise: truncate, warm_start: runs/a"); });
+  expect_error(ErrorKind::kUsage, "topk is for the forward KL",
+               [&] { make("align_loss: mse, teacher: {store: topk}"); });
   expect_error(ErrorKind::kUsage, "qproj", [&] { make("lora: {targets: [qproj]}"); });
   const auto method = make_compressor(Yaml::parse("{name: lcc}", "test"),
                                       {.backbone = testing::tiny_llama(), .head_ids = {}, .seed = 0});

@@ -76,6 +76,11 @@ class Lcc : public PerDocument {
     CTXC_CHECK(!evicts() || config_.recipe.warm_start.empty(), ErrorKind::kUsage,
                "leave compressor.warm_start out", "compressor.optimise: {} has no buffers to start",
                config_.optimise);
+    CTXC_CHECK(config_.recipe.teacher.store == "hidden" || config_.recipe.align_loss == "kl" ||
+                   config_.recipe.align_loss == "ce",
+               ErrorKind::kUsage, "set compressor.teacher.store=hidden",
+               "compressor.teacher.store: topk is for the forward KL (found compressor.align_loss: {})",
+               config_.recipe.align_loss);
     config_.recipe.lambdas();  // refused here rather than after the teacher has answered
   }
 

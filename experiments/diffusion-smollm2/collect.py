@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""README.md's tables from the run folders, as Markdown; writes nll.svg beside this file (needs matplotlib).
+
+    experiments/diffusion-smollm2/collect.py [runs/diffusion-smollm2]
+
+Intervals: 95 %, percentiles of a bootstrap that draws contexts with replacement, in every set apart; the mean over sets leaves
+NewsQA out (17 questions). Differences are over the same questions.
+"""
+import collections
+import json
+import os
+import random
+import struct
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+from plots import Group, save_plot  # noqa: E402  (says what to install)
+
+OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/diffusion-smollm2"
+STARTS = ["random", "pca", "pca_first", "pca_first-576", "mean_pool-none", "mean_pool-mean", "mean_pool-first"]
+RUNS = ["diffusion", "no-channel", "progressive", "comprexit", "mean_pool", "prompt-none", "prompt-strided", "prompt-head", "prompt-tail", "prompt-full"]
+NOT_AVERAGED = {"newsqa"}
+RESAMPLES = 1000
+
+
+def log_of(run):
+    path = os.path.join(OUT, run, "log.jsonl")
+    return [json.loads(line) for line in open(path)] if os.path.exists(path) else []
+
+
+def parameters(run):
+    """Numbers in the last checkpoint, from the header of its file."""
+    folder = os.path.join(OUT, run, "checkpoints")
+    path = os.path.join(folder, sorted(os.listdir(folder))[-1], "trainable.safetensors")
+    with open(path, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    count = 0
+    for name, tensor in header.items():
+        size = 1
+        for dim in tensor.get("shape", [0]):
+            size *= dim
+        count += 0 if name == "__metadata__" or name.startswith("moments.") else size
+    return count
+
+
+def table(rows):
+    print("| " + " | ".join(rows[0]) + " |")
+    print("|" + "|".join(["---"] + ["---:"] * (len(rows[0]) - 1)) + "|")
+    for row in rows[1:]:
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def valid_ce(run):
+    return [row["valid_terms"]["ce"] for row in log_of(run) if "valid_terms" in row]
+
+
+def starts():
+    rows = [["start", "cross-entropy"]]
+    rows += [[name, f"{valid_ce('start-' + name)[-1]:.3f}"] for name in STARTS if valid_ce("start-" + name)]
+    table(rows)
+
+
+def trainings():
+    rows = [["run", "parameters", "steps", "s a step", "cross-entropy half way", "at the end"]]
+    for run in RUNS:
+        steps = [row for row in log_of(run) if "seconds" in row]
+        if not steps or not os.path.exists(os.path.join(OUT, run, "trained")):
+            continue
+        seconds = sorted(row["seconds"] for row in steps)
+        found = valid_ce(run)
+        rows.append([run, f"{parameters(run):,}", str(len(steps)), f"{seconds[len(seconds) // 2]:.1f}",
+                     f"{found[0]:.3f}" if len(found) > 1 else "", f"{found[-1]:.3f}"])
+    table(rows)
+
+
+def read_records(folder):
+    """{method: {set: {context: [(em, f1, nll)]}}}, percent and nats."""
+    results = json.load(open(os.path.join(folder, "results.json")))
+    found = collections.defaultdict(dict)
+    for entry in results["entries"]:
+        clusters = collections.defaultdict(list)
+        for line in open(os.path.join(folder, entry["records"])):
+            row = json.loads(line)
+            clusters[row["context"]].append((100 * row["exact_match"], 100 * row["f1"], row["nll"]))
+        found[entry["method"]][entry["set"]] = clusters
+    return results, found
+
+
+def draw(clusters, rng):
+    """Contexts with replacement; None: all, once."""
+    keys = list(clusters)
+    return keys if rng is None else [rng.choice(keys) for _ in keys]
+
+
+def mean_over(sets, metric, drawn):
+    values = []
+    for name, clusters in sets.items():
+        picked = [question[metric] for key in drawn[name] for question in clusters[key]]
+        values.append(sum(picked) / len(picked))
+    return sum(values) / len(values)
+
+
+def interval(sets, metric):
+    """Mean over sets with its interval; `sets` {set: clusters}."""
+    value = mean_over(sets, metric, {name: draw(clusters, None) for name, clusters in sets.items()})
+    rng = random.Random(0)
+    drawn = sorted(mean_over(sets, metric, {name: draw(clusters, rng) for name, clusters in sets.items()})
+                   for _ in range(RESAMPLES))
+    return value, drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES) - 1]
+
+
+def minus(a, b):
+    return {name: {key: [tuple(x - y for x, y in zip(p, q)) for p, q in zip(rows, b[name][key])] for key, rows in sets.items()}
+            for name, sets in a.items()}
+
+
+def averaged(sets):
+    return {name: clusters for name, clusters in sets.items() if name not in NOT_AVERAGED}
+
+
+def cell(values, digits):
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*values, d=digits)
+
+
+def answers():
+    folder = os.path.join(OUT, "eval")
+    if not os.path.exists(os.path.join(folder, "results.json")):
+        return
+    results, found = read_records(folder)
+    methods = [method for method in results["methods"] if len(found[method]) == len(results["sets"])]
+    vectors = {entry["method"]: entry["vectors_read"] for entry in results["entries"] if entry["set"] == "squad"}
+    for metric, title, digits in ((2, "NLL of the first accepted answer, nats a token", 3), (1, "F1, percent", 1), (0, "Exact match, percent", 1)):
+        print(f"### {title}\n")
+        rows = [["", "vectors (SQuAD)"] + [f"{name} (n={sum(map(len, found[methods[0]][name].values()))})" for name in results["sets"]] + ["mean"]]
+        for method in methods:
+            sets = found[method]
+            shown = [cell(interval({name: sets[name]}, metric), digits) for name in results["sets"]]
+            rows.append([method, f"{vectors[method]:.1f}"] + shown + [cell(interval(averaged(sets), metric), digits)])
+        table(rows)
+    plot(found, vectors)
+    print("### Differences: diffusion minus …, mean over sets\n")
+    rows = [["minus", "NLL, nats a token", "F1, points"]]
+    for method in methods[1:]:
+        gap = averaged(minus(found[methods[0]], found[method]))
+        rows.append([method, cell(interval(gap, 2), 3), cell(interval(gap, 1), 1)])
+    table(rows)
+
+
+def plot(found, vectors):
+    """Mean NLL against the vectors read: trained virtual tokens before more and more of the text, and what else reads as many."""
+    def group(label, methods):
+        points = [interval(averaged(found[method]), 2) for method in methods]
+        return Group(label, [vectors[method] for method in methods], *map(list, zip(*points)))
+    lines = [("virtual tokens; none, head, all", ["prompt-none", "prompt-head", "prompt-full"]),
+             ("virtual tokens, one token in four", ["prompt-strided"]), ("virtual tokens, BM25", ["bm25-prompt-full"])]
+    lines += [(method if method != "checkpoint" else "diffusion", [method])
+              for method in ("checkpoint", "no-channel", "progressive", "comprexit", "mean_pool")]
+    save_plot(os.path.join(HERE, "nll.svg"), [group(label, methods) for label, methods in lines if all(m in vectors for m in methods)],
+              xlabel="vectors read, the head excepted (SQuAD)", ylabel="NLL of the answer, nats a token")
+
+
+def noise():
+    rows = [["noise of the channel", "NLL on SQuAD, nats a token"]]
+    for name in ("zero", "1", "2", "3", "4", "5"):
+        folder = os.path.join(OUT, "noise-" + name)
+        if not os.path.exists(os.path.join(folder, "results.json")):
+            return
+        _, found = read_records(folder)
+        rows.append(["none" if name == "zero" else f"seed {name}", cell(interval(found["checkpoint"], 2), 3)])
+    table(rows)
+
+
+if __name__ == "__main__":
+    print("### Where slots start\n")
+    starts()
+    print("### Training\n")
+    trainings()
+    answers()
+    print("### Noise\n")
+    noise()

@@ -1,0 +1,174 @@
+#include "model/narrow_layer.h"
+
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "model/kernels/narrow_rows.h"
+
+namespace ctxc {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+/// Numbers that one thread should have at least.
+constexpr int64_t kGrain = 1 << 15;
+
+const uint16_t* bits(const Tensor& x) {
+  return x.defined() ? reinterpret_cast<const uint16_t*>(x.const_data_ptr<at::BFloat16>()) : nullptr;
+}
+uint16_t* mutable_bits(const Tensor& x) {
+  return reinterpret_cast<uint16_t*>(x.mutable_data_ptr<at::BFloat16>());
+}
+const uint16_t* moved(const uint16_t* start, int64_t count) {
+  return start ? start + count : nullptr;
+}
+
+Tensor like(const Tensor& x, at::ScalarType type) {
+  return at::empty(x.sizes(), x.options().dtype(type));
+}
+
+/// Rows shared out among threads.
+template <class Work>
+void by_rows(int64_t rows, int64_t width, const Work& work) {
+  at::parallel_for(0, rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width)), work);
+}
+
+Tensor sum_with(const Tensor& x, const Tensor& y) {
+  const Tensor sum = like(x, at::kFloat);
+  const float* from = x.const_data_ptr<float>();
+  const uint16_t* add = bits(y);
+  float* to = sum.mutable_data_ptr<float>();
+  at::parallel_for(0, x.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    narrow::add(from + begin, add + begin, to + begin, end - begin);
+  });
+  return sum;
+}
+
+struct NormedProducts : Function<NormedProducts> {
+  static variable_list forward(AutogradContext* context, const Tensor& x_PD, const Tensor& norm_D, double eps,
+                               const Tensor& a, const Tensor& b, const Tensor& c) {
+    const Tensor x = x_PD.contiguous(), weight = norm_D.to(at::kFloat).contiguous();
+    const int64_t rows = x.size(0), width = x.size(1);
+    const Tensor normed = like(x, at::kBFloat16), inverse = at::empty({rows}, x.options());
+    by_rows(rows, width, [&](int64_t begin, int64_t end) {
+      narrow::norm(x.const_data_ptr<float>() + begin * width, weight.const_data_ptr<float>(),
+                   mutable_bits(normed) + begin * width, inverse.mutable_data_ptr<float>() + begin,
+                   end - begin, width, static_cast<float>(eps));
+    });
+    context->save_for_backward({x, weight, inverse, a, b, c});
+    variable_list products;
+    for (const Tensor& matrix : {a, b, c})
+      if (matrix.numel() > 0) products.push_back(at::linear(normed, matrix));
+    return products;
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const variable_list saved = context->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1], &inverse = saved[2];
+    std::array<Tensor, 3> pulled;
+    size_t next = 0;
+    for (size_t i = 0; i < 3; ++i) {
+      if (saved[3 + i].numel() == 0) continue;
+      const Tensor& grad = grads[next++];
+      if (grad.defined()) pulled[i] = at::mm(grad, saved[3 + i]);
+    }
+    const Tensor grad_x = like(x, at::kFloat);
+    const int64_t rows = x.size(0), width = x.size(1);
+    by_rows(rows, width, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * width;
+      narrow::norm_backward(moved(bits(pulled[0]), first), moved(bits(pulled[1]), first),
+                            moved(bits(pulled[2]), first), x.const_data_ptr<float>() + first,
+                            weight.const_data_ptr<float>(), inverse.const_data_ptr<float>() + begin,
+                            grad_x.mutable_data_ptr<float>() + first, end - begin, width);
+    });
+    return {grad_x, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+Tensor turned(const Tensor& x_PHE, const Tensor& cos, const Tensor& sin, float direction) {
+  const Tensor x = x_PHE.contiguous(), y = like(x, at::kBFloat16);
+  const int64_t heads = x.size(1), width = x.size(2);
+  by_rows(x.size(0), heads * width, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * heads * width, angle = begin * (width / 2);
+    narrow::rope(bits(x) + first, cos.const_data_ptr<float>() + angle, sin.const_data_ptr<float>() + angle,
+                 mutable_bits(y) + first, end - begin, heads, width, direction);
+  });
+  return y;
+}
+
+struct NarrowRope : Function<NarrowRope> {
+  static Tensor forward(AutogradContext* context, const Tensor& x_PHE, const Tensor& cos, const Tensor& sin) {
+    context->save_for_backward({cos, sin});
+    return turned(x_PHE, cos, sin, 1);
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const variable_list saved = context->get_saved_variables();
+    return {turned(grads[0], saved[0], saved[1], -1), Tensor(), Tensor()};
+  }
+};
+
+struct ProductOnto : Function<ProductOnto> {
+  static Tensor forward(AutogradContext* context, const Tensor& x_PD, const Tensor& a_PF,
+                        const Tensor& weight) {
+    context->save_for_backward({weight});
+    return sum_with(x_PD.contiguous(), at::linear(a_PF, weight));
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const Tensor weight = context->get_saved_variables()[0];
+    return {grads[0], at::mm(grads[0].to(at::kBFloat16), weight), Tensor()};
+  }
+};
+
+struct SwigluProductOnto : Function<SwigluProductOnto> {
+  static Tensor forward(AutogradContext* context, const Tensor& x_PD, const Tensor& gate_PF,
+                        const Tensor& up_PF, const Tensor& weight) {
+    const Tensor gate = gate_PF.contiguous(), up = up_PF.contiguous(), inner = like(gate, at::kBFloat16);
+    at::parallel_for(0, gate.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      narrow::swiglu(bits(gate) + begin, bits(up) + begin, mutable_bits(inner) + begin, end - begin);
+    });
+    context->save_for_backward({gate, up, weight});
+    return sum_with(x_PD.contiguous(), at::linear(inner, weight));
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const variable_list saved = context->get_saved_variables();
+    const Tensor &gate = saved[0], &up = saved[1];
+    const Tensor pulled = at::mm(grads[0].to(at::kBFloat16), saved[2]);
+    const Tensor grad_gate = like(gate, at::kBFloat16), grad_up = like(up, at::kBFloat16);
+    at::parallel_for(0, gate.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      narrow::swiglu_backward(bits(gate) + begin, bits(up) + begin, bits(pulled) + begin,
+                              mutable_bits(grad_gate) + begin, mutable_bits(grad_up) + begin, end - begin);
+    });
+    return {grads[0], grad_gate, grad_up, Tensor()};
+  }
+};
+
+}  // namespace
+
+std::array<Tensor, 3> normed_products(const Tensor& x_PD, const Tensor& norm_D, double eps,
+                                      const std::array<Tensor, 3>& weights_FD) {
+  std::array<Tensor, 3> given = weights_FD;  // autograd takes no undefined tensor
+  for (Tensor& weight : given)
+    if (!weight.defined()) weight = at::empty({0}, x_PD.options().dtype(at::kBFloat16));
+  const variable_list found = NormedProducts::apply(x_PD, norm_D, eps, given[0], given[1], given[2]);
+  std::array<Tensor, 3> products;
+  size_t next = 0;
+  for (size_t i = 0; i < 3; ++i)
+    if (weights_FD[i].defined()) products[i] = found[next++];
+  return products;
+}
+
+Tensor narrow_rope(const Tensor& x_PHE, const RopeTable& table) {
+  return NarrowRope::apply(x_PHE, table.cos, table.sin);
+}
+
+Tensor product_onto(const Tensor& x_PD, const Tensor& a_PF, const Tensor& weight_DF) {
+  return ProductOnto::apply(x_PD, a_PF, weight_DF);
+}
+
+Tensor swiglu_product_onto(const Tensor& x_PD, const Tensor& gate_PF, const Tensor& up_PF,
+                           const Tensor& weight_DF) {
+  return SwigluProductOnto::apply(x_PD, gate_PF, up_PF, weight_DF);
+}
+
+}  // namespace ctxc
