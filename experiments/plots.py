@@ -41,9 +41,10 @@ class Group:
         return [[max(0, y - low) for y, low in zip(self.y, self.low)], [max(0, high - y) for y, high in zip(self.y, self.high)]]
 
 
-def draw(axes, groups, title=None, xlabel=None, ylabel=None, xlog=None, ylog=None, ylim=None, xticks=None, legend=True):
-    """Groups into one pair of axes. `xlog`, `ylog`: base of a logarithmic axis."""
-    for i, group in enumerate(groups):
+def draw(axes, groups, looks, title=None, xlabel=None, ylabel=None, xlog=None, ylog=None, ylim=None, xticks=None):
+    """Groups into one pair of axes. `looks`: label -> number of its colour. `xlog`, `ylog`: base of a logarithmic axis."""
+    for group in groups:
+        i = looks.setdefault(group.label, len(looks))
         axes.errorbar(group.x, group.y, yerr=group.errors(), label=group.label, linestyle=group.line or "none",
                       color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], elinewidth=0.8)
     for scale, axis, base in ((axes.set_xscale, axes.xaxis, xlog), (axes.set_yscale, axes.yaxis, ylog)):
@@ -56,21 +57,22 @@ def draw(axes, groups, title=None, xlabel=None, ylabel=None, xlog=None, ylog=Non
     if ylim:
         axes.set_ylim(*ylim)
     axes.set(title=title or "", xlabel=xlabel or "", ylabel=ylabel or "")
-    if legend:
-        axes.legend(fontsize=8)
 
 
-def save_plot(path, groups, width=5.2, height=3.4, **options):
+def save_plot(path, groups, width=6.4, height=3.2, **options):
     """One picture; `options` are those of draw()."""
     save_panels(path, [(groups, options)], width, height)
 
 
-def save_panels(path, panels, width=5.2, height=3.4):
-    """Pictures side by side: [(groups, options of draw())]; `width` is that of one."""
+def save_panels(path, panels, width=6.4, height=3.2):
+    """Pictures side by side: [(groups, options of draw())]; `width` is that of one. One legend, on the right, for all."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(width * len(panels), height), squeeze=False)
+        figure, axes = plt.subplots(1, len(panels), figsize=(width * len(panels), height), squeeze=False, layout="constrained")
+        looks, handles = {}, {}
         for cell, (groups, options) in zip(axes[0], panels):
-            draw(cell, groups, **options)
-        figure.tight_layout()
+            draw(cell, groups, looks, **options)
+            for handle, label in zip(*cell.get_legend_handles_labels()):
+                handles.setdefault(label, handle)
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
         figure.savefig(path, metadata={"Date": None, "Creator": None})
         plt.close(figure)

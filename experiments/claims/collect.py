@@ -12,7 +12,6 @@ import csv
 import glob
 import json
 import os
-import re
 import statistics
 import sys
 
@@ -21,41 +20,11 @@ sys.path.insert(0, os.path.join(HERE, ".."))
 from plots import Group, save_panels, save_plot  # noqa: E402  (says what to install)
 
 import numpy as np  # noqa: E402  (comes with matplotlib)
+from measure import (  # noqa: E402
+    T_BOUND, Curve, Run, Window, depth, number, quality_of, record_age, right, saving, saving_text)
 
 OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/claims"
-RESAMPLES = 2000
-T_BOUND = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # two-sided 5 % of Student's t by degrees of freedom
-BF16 = 0.5  # ctxc-eval counts the float32 numbers it ran with; two bytes are what a cache holds them in
 CHUNK_PAIRS, CHUNK_VECTORS = 6, 6  # of stage age: 12 tokens at ratio 2
-
-
-class Run:
-    """One evaluation: its entry of results.json and its questions, grouped by row of pairs."""
-
-    def __init__(self, folder):
-        self.stage, self.cell, self.seed, self.noise = folder.split(os.sep)[-4:]
-        self.entry = json.load(open(os.path.join(folder, "results.json")))["entries"][0]
-        self.records = [json.loads(line) for path in glob.glob(os.path.join(folder, "records", "*.jsonl")) for line in open(path)]
-        self.bytes = self.entry["kv_bytes_per_context"] * BF16
-
-    def grouped(self, value, cells=1, cell=lambda record: 0):
-        """Sums of `value` and counts, [contexts, cells]; contexts in the order of their number."""
-        order = {context: i for i, context in enumerate(sorted({record["context"] for record in self.records}))}
-        sums, counts = np.zeros((len(order), cells)), np.zeros((len(order), cells))
-        for record in self.records:
-            at = order[record["context"]], cell(record)
-            sums[at] += value(record)
-            counts[at] += 1
-        return sums, counts
-
-
-def right(record):
-    return 100 * record["exact_match"]
-
-
-def depth(record):
-    """(pairs before the one that answers, pairs of the row): the generator wrote it into the id."""
-    return tuple(map(int, re.search(r"@depth=(\d+)/(\d+)$", record["qid"]).groups()))
 
 
 def read_runs():
@@ -68,36 +37,20 @@ def read_runs():
     return found
 
 
-class Curve:
-    """Means per cell over seeds, and the same of every resample (seeds and contexts drawn again)."""
-
-    def __init__(self, runs, cells, cell):
-        sums, counts = zip(*(run.grouped(right, cells, cell) for run in runs))
-        sums, counts = np.stack(sums), np.stack(counts)  # [seeds, contexts, cells]
-        self.counts = counts[0].sum(0)
-        self.mean = sums.sum((0, 1)) / np.maximum(1, counts.sum((0, 1)))
-        draw = np.random.default_rng(1)
-        seeds, contexts = len(runs), sums.shape[1]
-        drawn = draw.multinomial(contexts, np.full(contexts, 1 / contexts), RESAMPLES)  # [resamples, contexts]
-        chosen = draw.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
-        self.resampled = (np.einsum("bs,bc,scd->bd", chosen, drawn, sums, optimize=True) /
-                          np.maximum(1, np.einsum("bs,bc,scd->bd", chosen, drawn, counts, optimize=True)))
-
-    def interval(self, of=lambda curve: curve):
-        """`of` a curve, [..., cells] -> [...], with the ends of its interval."""
-        return of(self.mean), *np.percentile(of(self.resampled), [2.5, 97.5], axis=0)
-
-
-def number(value, low, high, sign=""):
-    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
-
-
 def middle_gap(curve):
     """mean(first, last decile) - mean(0.4 .. 0.6) of cells at relative depth 0 .. 1 (progressive.md section 7)."""
     cells = curve.shape[-1]
     place = np.arange(cells) / (cells - 1)
     ends = (curve[..., place <= 0.1].mean(-1) + curve[..., place >= 0.9].mean(-1)) / 2
     return ends - curve[..., (place >= 0.4 - 1e-9) & (place <= 0.6 + 1e-9)].mean(-1)
+
+
+def depth_line(label, runs, curve, kept):
+    cells = len(curve.mean)
+    whole = statistics.mean(run.entry["exact_match"]["value"] for run in runs)
+    gap = number(*curve.interval(middle_gap), sign="+") if len(kept) == cells else "-"
+    print(f"| {label} | {len({run.seed for run in runs})} | {whole:.1f} | {gap} | " +
+          " | ".join(f"{curve.mean[i]:.0f}" if i in kept else "-" for i in range(cells)) + " |")
 
 
 def depth_study(found):
@@ -114,15 +67,15 @@ def depth_study(found):
     for name, label in (("full", "full context"), ("head-4", "first 4 tokens"), ("tail-4", "last 4 tokens"),
                         ("diffusion-4", "diffusion, 4x"), ("progressive-4", "progressive, 4x"),
                         ("pairwise-4", "progressive, fixed pairs, 4x")):
-        seeds = found.get(("recall", name, "zero"))
+        seeds = list(found.get(("recall", name, "zero"), {}).values())
         if not seeds:
             continue
-        curve = Curve(list(seeds.values()), pairs, cell)
+        curve = Curve(seeds, pairs, cell)
+        depth_line(label, seeds, curve, kept)
+        noisy = seeded(found, "recall", name)
+        if noisy:
+            depth_line(label + ", seeded noise", noisy, Curve(noisy, pairs, cell), kept)
         mean, low, high = curve.interval()
-        whole = statistics.mean(run.entry["exact_match"]["value"] for run in seeds.values())
-        gap = number(*curve.interval(middle_gap), sign="+") if len(kept) == pairs else "-"
-        print(f"| {label} | {len(seeds)} | {whole:.1f} | {gap} | " +
-              " | ".join(f"{mean[i]:.0f}" if i in kept else "-" for i in range(pairs)) + " |")
         groups.append(Group(label, kept, mean[kept], low[kept], high[kept]))
     save_plot(os.path.join(HERE, "depth.svg"), groups, xlabel="pairs before the one asked for", ylabel="exact match, %",
               ylim=(-3, 103), xticks=range(pairs))
@@ -134,7 +87,6 @@ def age_study(found):
     if not runs:
         return
     pairs = depth(next(iter(runs.values())).records[0])[1]
-    age = lambda record: record_age(record)  # noqa: E731
     blocks = block_ages(pairs)
     print(f"\n### Recall by age: {pairs} pairs in {-(-pairs // CHUNK_PAIRS)} chunks\n\n| read | seeds | vectors | all | "
           + " | ".join(f"age {a} to {b}" for a, b in blocks) + " |\n|---|---:|---:|---:|" + "---:|" * len(blocks))
@@ -144,21 +96,35 @@ def age_study(found):
             seeds = seeded(found, "age", name) if noise == "seeded" else list(found.get(("age", name, "zero"), {}).values())
             if not seeds:
                 continue
-            curve = Curve(seeds, pairs, age)
             coarse = Curve(seeds, len(blocks), lambda record: block_of(record_age(record), blocks))
             whole = statistics.mean(run.entry["exact_match"]["value"] for run in seeds)
             trained = len({run.seed for run in seeds})
             print(f"| {label}{suffix} | {trained} | {seeds[0].entry['vectors_read']:.0f} | {whole:.1f} | " +
                   " | ".join(number(*(part[i] for part in coarse.interval())) for i in range(len(blocks))) + " |")
-            if noise == "zero":
-                groups.append(Group(label, list(range(pairs)), *curve.interval()))
+            # Which of two pairs a merged vector keeps is another one from seed to seed: their mean would be no run's curve.
+            for part in [[run] for run in seeds] if (name, noise) == ("log", "zero") else [seeds] if noise == "zero" else []:
+                seed = f", seed {part[0].seed}" if name == "log" else ""
+                groups.append(Group(label + seed, list(range(pairs)), *Curve(part, pairs, record_age).interval()))
     save_plot(os.path.join(HERE, "age.svg"), groups, xlabel="pairs written after the one asked for",
               ylabel="exact match, %", ylim=(-3, 103), xticks=range(pairs))
 
 
-def record_age(record):
-    before, pairs = depth(record)
-    return pairs - 1 - before
+def sharing_study(found):
+    """Two pairs that share a vector of four tokens, both asked for in their row: which of them are answered?"""
+    print("\n### Two pairs in one vector\n\n| read | seed | first pair right | second pair right | both | the first alone | "
+          "the second alone | neither | cases |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for stage, name, label, merged in (("recall", "diffusion-4", "diffusion, 4x", 8), ("recall", "pairwise-4", "progressive, fixed pairs, 4x", 8),
+                                       ("age", "log", "slots: log, its older block", 12)):
+        for seed, run in sorted(found.get((stage, name, "zero"), {}).items()):
+            pairs = collections.defaultdict(dict)
+            for record in run.records:
+                before = depth(record)[0]
+                if before < merged:
+                    pairs[record["context"], before // 2][before % 2] = record["exact_match"]
+            alone = [statistics.mean(100 * pair[i] for pair in pairs.values() if i in pair) for i in (0, 1)]
+            both = [(pair[0], pair[1]) for pair in pairs.values() if len(pair) == 2]
+            share = [f"{100 * both.count(case) / len(both):.0f}" for case in ((1, 1), (1, 0), (0, 1), (0, 0))]
+            print(f"| {label} | {seed} | {alone[0]:.1f} | {alone[1]:.1f} | {' | '.join(share)} | {len(both)} |")
 
 
 def block_ages(pairs):
@@ -180,52 +146,6 @@ def seeded(found, stage, cell):
     """Evaluations with seeded channel noise, of all trained seeds."""
     return [run for (s, c, noise), seeds in found.items() if (s, c) == (stage, cell) and noise.startswith("seeded-")
             for run in seeds.values()]
-
-
-class Window:
-    """Bytes a sliding window needs for a quality: piecewise linear through its widths, made monotone by a running best."""
-
-    def __init__(self, points):
-        self.bytes, self.quality = map(np.array, zip(*sorted(points)))
-        self.quality = np.maximum.accumulate(self.quality)
-
-    def bytes_for(self, quality):
-        """None where the curve does not come to this quality: no iso-quality point."""
-        if not self.quality[0] <= quality <= self.quality[-1]:
-            return None
-        after = int(np.argmax(self.quality >= quality))
-        if after == 0:
-            return float(self.bytes[0])
-        low, high = self.quality[after - 1], self.quality[after]
-        share = (quality - low) / (high - low)
-        return float(self.bytes[after - 1] + share * (self.bytes[after] - self.bytes[after - 1]))
-
-    def at_bytes(self, size):
-        return float(np.interp(size, self.bytes, self.quality))
-
-
-def saving(window, quality, size):
-    needed = window.bytes_for(quality)
-    return 100 * (1 - size / needed) if needed else None
-
-
-def saving_text(savings):
-    """Mean and t interval over seeds; what is missing has no point of equal quality."""
-    values = [value for value in savings if value is not None]
-    if len(values) < len(savings) or not values:
-        return f"no iso-quality point in {len(savings) - len(values)} of {len(savings)} seeds"
-    if len(values) == 1:
-        return f"{values[0]:.0f} %"
-    reach = T_BOUND[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.mean(values):.0f} % [{statistics.mean(values) - reach:.0f}, {statistics.mean(values) + reach:.0f}]"
-
-
-def quality_of(run, metric, drawn=None):
-    """Mean over questions, contexts weighted by `drawn`; higher is better."""
-    value = right if metric == "exact match" else lambda record: -record["nll"]
-    sums, counts = run.grouped(value)
-    drawn = np.ones(len(sums)) if drawn is None else drawn
-    return float((drawn @ sums).item() / (drawn @ counts).item())
 
 
 def windows_of(found, stage, metric, drawn=None):
@@ -268,10 +188,10 @@ def memory_study(found, stage, title):
     for metric in metrics:
         window = windows_of(found, stage, metric)
         perfect = perfect_window(found) if stage == "recall" and metric == "exact match" else None
-        print(f"\n### Memory at equal {metric}: {title}; full context {window.quality[-1]:.2f}, {full.bytes:.0f} bytes in bf16\n")
-        print(f"| compressor | seeds | bytes | {metric} | a window of as many bytes | saved against the window at equal {metric} |"
+        print(f"\n### Memory at equal {metric}: {title}; full context {abs(window.quality[-1]):.2f}, {full.bytes:.0f} bytes in bf16\n")
+        print(f"| compressor | seeds | bytes | {metric} | with seeded noise | a window of as many bytes | saved against the window at equal {metric} |"
               + (" against a window read without error |" if perfect else ""))
-        print("|---|---:|---:|---:|---:|---:|" + ("---:|" if perfect else ""))
+        print("|---|---:|---:|---:|---:|---:|---:|" + ("---:|" if perfect else ""))
         groups = [Group("sliding window", window.bytes, window.quality)]
         if perfect:
             groups.append(Group("window read without error", perfect.bytes, perfect.quality, line="--"))
@@ -288,7 +208,9 @@ def memory_study(found, stage, title):
                 if len(runs) == 1:
                     text += one_seed_interval(found, stage, metric, runs[0])
                 more = f" {saving_text([saving(perfect, value, size) for value in values])} |" if perfect else ""
-                print(f"| {label}, {ratio}x | {len(runs)} | {size:.0f} | {mean:.2f}{spread} | {window.at_bytes(size):.2f} | {text} |{more}")
+                noisy = noisy_quality(found, stage, f"{method}-{ratio}", metric)
+                print(f"| {label}, {ratio}x | {len(runs)} | {size:.0f} | {abs(mean):.2f}{spread} | {noisy} | "
+                      f"{abs(window.at_bytes(size)):.2f} | {text} |{more}")
                 reach = T_BOUND[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0
                 for row, value in ((x, size), (y, mean), (low, mean - reach), (high, mean + reach)):
                     row.append(value)
@@ -304,6 +226,17 @@ def memory_study(found, stage, title):
             if perfect:
                 groups[1].x, groups[1].y = groups[1].x[1:], groups[1].y[1:]
     return panel
+
+
+def noisy_quality(found, stage, cell, metric):
+    """Mean over seeds and noise seeds, ± between seeds; of exact match, where there is a channel with noise."""
+    by_seed = collections.defaultdict(list)
+    for run in seeded(found, stage, cell) if metric == "exact match" else []:
+        by_seed[run.seed].append(quality_of(run, metric))
+    means = [statistics.mean(values) for values in by_seed.values()]
+    if not means:
+        return "-"
+    return f"{statistics.mean(means):.2f}" + (f" ± {statistics.stdev(means):.1f}" if len(means) > 1 else "")
 
 
 def quantized_points(found, stage):
@@ -366,11 +299,11 @@ def write_measurements(found):
     for (stage, cell, noise), seeds in sorted(found.items()):
         for seed, run in sorted(seeds.items()):
             entry, match = run.entry, run.entry["exact_match"]
-            nll = {"nll": f"{statistics.mean(record['nll'] for record in run.records):.4f}"} if "nll" in run.records[0] else {}
+            nll = f"{statistics.mean(record['nll'] for record in run.records):.4f}" if "nll" in run.records[0] else ""
             results.append({"stage": stage, "cell": cell, "seed": seed, "noise": noise, "exact_match": f"{match['value']:.2f}",
                             "low": f"{match['low']:.2f}", "high": f"{match['high']:.2f}", "questions": len(run.records),
                             "context_tokens": f"{entry['context_tokens']:.1f}", "vectors": f"{entry['vectors_read']:.2f}",
-                            "kv_bytes_float32": f"{entry['kv_bytes_per_context']:.0f}", **nll})
+                            "kv_bytes_float32": f"{entry['kv_bytes_per_context']:.0f}", "nll": nll})
             cells = collections.defaultdict(list)
             for record in run.records if stage != "tiny" else []:
                 cells[depth(record)].append(record["exact_match"])
@@ -385,8 +318,9 @@ def main():
     write_measurements(found)
     age_study(found)
     depth_study(found)
+    sharing_study(found)
     panels = [memory_study(found, "recall", "key-value recall, 16 tokens"), memory_study(found, "tiny", "tiny-facts, 36 tokens")]
-    save_panels(os.path.join(HERE, "memory.svg"), [panel for panel in panels if panel], width=4.6)
+    save_panels(os.path.join(HERE, "memory.svg"), [panel for panel in panels if panel], width=4.8)
     growth_study()
 
 

@@ -102,7 +102,7 @@ for stage in "${stages[@]}"; do
         done
       done ;;
     noise) # what the rate is about: the channel with noise, five seeds of it
-      for run in "$out"/recall/diffusion-*/[0-9]* "$out"/age/*/[0-9]*; do
+      for run in "$out"/{recall,tiny}/diffusion-*/[0-9]* "$out"/age/*/[0-9]*; do
         [ -e "$run/done" ] || continue
         for noise in 1 2 3 4 5; do
           [ -e "$run/seeded-$noise/results.json" ] && continue
