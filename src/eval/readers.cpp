@@ -61,8 +61,9 @@ std::vector<MethodPlan> plan_methods(const std::vector<std::string>& methods, co
     if (given) plan.checkpoint = text.substr(equals + 1);
     if (plan.kind == "checkpoint" && !given) plan.checkpoint = checkpoint;
     CTXC_CHECK(!plan.checkpoint.empty() || (plan.kind != "checkpoint" && !given), ErrorKind::kUsage,
-               "add --checkpoint DIR or write checkpoint=DIR", "method '{}' has no folder to load",
-               plan.kind);
+               plan.kind == "checkpoint" ? "add --checkpoint DIR or write checkpoint=DIR"
+                                         : "write " + plan.kind + "=DIR",
+               "method '{}' has no folder to load", plan.kind);
     if (given) plan.name = (plan.cuts() ? plan.kind + "-" : "") + run_name(plan.checkpoint);
     CTXC_CHECK(names.insert(plan.name).second, ErrorKind::kUsage,
                "name every method once; runs need different folder names",
