@@ -140,6 +140,7 @@ def answers():
             rows.append([method, f"{vectors[method]:.1f}"] + shown + [cell(interval(averaged(sets), metric), digits)])
         table(rows)
     plot(found, vectors)
+    against(found)
     print("### Differences: diffusion minus …, mean over sets\n")
     rows = [["minus", "NLL, nats a token", "F1, points"]]
     for method in methods[1:]:
@@ -159,6 +160,17 @@ def plot(found, vectors):
               for method in ("checkpoint", "no-channel", "progressive", "comprexit", "mean_pool")]
     save_plot(os.path.join(HERE, "nll.svg"), [group(label, methods) for label, methods in lines if all(m in vectors for m in methods)],
               xlabel="vectors read, the head excepted (SQuAD)", ylabel="NLL of the answer, nats a token")
+
+
+def against(found):
+    """Every trained compressor minus the references, mean over sets."""
+    references = [name for name in ("prompt-none", "prompt-strided", "prompt-head", "prompt-tail", "truncate_head", "truncate_tail")
+                  if name in found]
+    print("### NLL of a compressor minus that of a reference, mean over sets\n")
+    rows = [["minus"] + references]
+    for method in ("checkpoint", "no-channel", "progressive", "comprexit", "mean_pool"):
+        rows.append([method] + [cell(interval(averaged(minus(found[method], found[name])), 2), 3) for name in references])
+    table(rows)
 
 
 def noise():
