@@ -112,7 +112,7 @@ class Evaluation {
     prepare_references();
     EvalResults results(out, methods, sets, header(), config_.eval.bootstrap);
     for (const MethodPlan& plan : plans_) measure(plan, results);
-    results.write();
+    results.finish();
     const OrderedJson summary = results.summary();
     std::cout << (cli_.json() ? summary.dump() + "\n" : results_markdown(summary));
     if (plans_.size() > 1)

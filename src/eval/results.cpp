@@ -129,7 +129,12 @@ void EvalResults::add(const SetResult& result, const std::string& key, const Sou
   entry.json["records_sha256"] = sha256_hex(lines);
   entry.json["key"] = key;
   entries_[{result.method, result.set}] = std::move(entry);
+  added_ = true;
   write();
+}
+
+void EvalResults::finish() const {
+  if (added_) write();
 }
 
 OrderedJson EvalResults::summary() const {

@@ -30,8 +30,9 @@ class EvalResults {
   bool reuse(const std::string& method, const std::string& set, const std::string& key);
   /// Writes predictions and records of a finished set, and results.json and results.md anew.
   void add(const SetResult& result, const std::string& key, const SourceStats& stats);
-  /// results.json and results.md as they are now: what was taken over by reuse() is in them only then.
-  void write() const;
+  /// To be called at the end: what was taken over by reuse() after the last add() gets into the files. Files
+  /// to which nothing was added stay as they are.
+  void finish() const;
 
   /// header["nll"]: the NLL of the answers was measured.
   bool measures_nll() const { return header_.is_object() && header_.value("nll", false); }
@@ -42,11 +43,13 @@ class EvalResults {
  private:
   std::string relative(const char* folder, const std::string& method, const std::string& set,
                        const char* ending) const;
+  void write() const;
 
   std::string directory_;
   std::vector<std::string> methods_, sets_;
   OrderedJson header_;
   int64_t resamples_;
+  bool added_ = false;
   OrderedJson earlier_;                                               ///< entries of the results.json found
   std::map<std::pair<std::string, std::string>, EvalEntry> entries_;  ///< by (method, set)
 };

@@ -121,10 +121,7 @@ TEST(Results, WritesTheNamedLayoutAndTakesFinishedSetsUp) {
   EXPECT_NE(read_file((dir / "results.md").string()).find("100.0 [100.0, 100.0]"), std::string::npos);
 
   EvalResults again(dir.str(), {"full", "checkpoint"}, {"squad"}, {}, 100);
-  fs::remove(dir / "results.json");
   EXPECT_TRUE(again.reuse("full", "squad", "key-full"));
-  again.write();
-  EXPECT_EQ(read_json_file((dir / "results.json").string()).at("entries").size(), 1u);
   EXPECT_FALSE(again.reuse("checkpoint", "squad", "another key"));
   touch(dir / "records/squad.jsonl", "{}\n");  // no longer what results.json says
   EXPECT_FALSE(again.reuse("checkpoint", "squad", "key-checkpoint"));
@@ -154,6 +151,28 @@ TEST(Results, LikelihoodIsThereOnlyWhereItWasMeasured) {
     EXPECT_DOUBLE_EQ(summary["paired"][0]["nll"]["value"].get<double>(), -0.5);
     EXPECT_LT(summary["paired"][0]["nll_p"].get<double>(), 0.05);
   }
+}
+
+TEST(Results, WhatIsTakenUpLastIsInTheFileToo) {
+  const testing::TempDir dir;
+  const auto entries = [&] { return read_json_file((dir / "results.json").string()).at("entries").size(); };
+  {
+    EvalResults results(dir.str(), {"full", "checkpoint"}, {"squad"}, {}, 100);
+    results.add(set_result("full", "squad", 8, 8), "a", {});
+    results.add(set_result("checkpoint", "squad", 8, 4), "b", {});
+  }
+  {
+    EvalResults one(dir.str(), {"full", "checkpoint"}, {"squad"}, {}, 100);
+    ASSERT_TRUE(one.reuse("full", "squad", "a"));
+    one.finish();  // nothing new: the file keeps what was not asked for this time
+    EXPECT_EQ(entries(), 2u);
+  }
+  EvalResults again(dir.str(), {"full", "checkpoint"}, {"squad"}, {}, 100);
+  again.add(set_result("full", "squad", 8, 8), "another", {});
+  ASSERT_TRUE(again.reuse("checkpoint", "squad", "b"));
+  EXPECT_EQ(entries(), 1u);
+  again.finish();
+  EXPECT_EQ(entries(), 2u);
 }
 
 TEST(Results, TheOnlyMethodHasThePlainPlace) {
