@@ -15,7 +15,7 @@ mkdir -p "$out"
 
 # train NAME CONFIG KEY=VALUE… : contexts of 128 tokens at 4x; goes on from the last checkpoint
 common=(run.threads=1 train.hidden_cache="$out/hidden" train.valid_every=125 train.valid_batches=13 train.samples=0
-  train.warmup=25)
+  train.warmup=25 data.mix=examples) # the weights as these runs had them: see README.md on what was mixed
 train() {
   local name=$1 run=$out/$1; shift
   [ -e "$run/trained" ] && return

@@ -89,14 +89,17 @@ Batcher::Batcher(std::vector<std::shared_ptr<DataSource>> sources, std::vector<d
              "Batcher: batch, accumulate and bucket_batches must be positive (found {}, {} and {})",
              options.batch, options.accumulate, options.bucket_batches);
   auto impl = std::make_shared<Impl>();
-  const double smallest = *std::min_element(weights.begin(), weights.end());
-  CTXC_CHECK(smallest > 0, ErrorKind::kUsage, "leave the entry out instead",
-             "data: weights must be above 0 (found {})", smallest);
   for (size_t i = 0; i < sources.size(); ++i) {
-    const int64_t size = sources[i]->size();
-    CTXC_CHECK(size > 0, ErrorKind::kInput,
+    CTXC_CHECK(weights[i] > 0, ErrorKind::kUsage, "leave the entry out instead",
+               "data: weights must be above 0 (found {})", weights[i]);
+    CTXC_CHECK(sources[i]->size() > 0, ErrorKind::kInput,
                "see what the data holds with --dry-run; does skip_samples leave any?",
                "{}: the data source is empty", sources[i]->name());
+    if (options.mix_sources) weights[i] /= static_cast<double>(sources[i]->size());
+  }
+  const double smallest = *std::min_element(weights.begin(), weights.end());
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const int64_t size = sources[i]->size();
     impl->first.push_back(impl->visits);
     impl->quota.push_back(std::llround(static_cast<double>(size) * weights[i] / smallest));
     impl->visits += impl->quota.back();

@@ -81,7 +81,7 @@ std::unique_ptr<DataSource> open_source(const SourceConfig& config, const std::s
 /// permuted again. Every example of an epoch comes exactly once; an epoch's last batch may be smaller.
 /// Weights compare examples, not sources: with weights 1 and 3 an example of the second source is seen three
 /// times as often. The smallest weight counts as once an epoch; a source repeats nothing before all of it
-/// came.
+/// came. With mix_sources weights 1 and 3 give a quarter and three quarters of the visits instead.
 class Batcher {
  public:
   struct Options {
@@ -92,6 +92,7 @@ class Batcher {
     uint64_t seed = 0;
     int64_t padded_length = 0;  // copied into every Batch
     int64_t max_queries = 0;    // queries of one context used per visit, drawn anew each epoch; 0 = all
+    bool mix_sources = false;   // weights are shares of the sources, whatever their sizes
   };
   Batcher(std::vector<std::shared_ptr<DataSource>> sources, std::vector<double> weights, Options options);
   Batch batch(int64_t step, int64_t micro) const;

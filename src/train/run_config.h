@@ -49,6 +49,7 @@ struct DataSection {
   std::vector<std::string> contexts;
   ExampleRules rules;
   bool padded = false;
+  std::string mix = "examples";
   int64_t bucket_batches = 16, max_queries = 0, preview = 1;
   void describe(Fields& f);
 };

@@ -46,6 +46,10 @@ void DataSection::describe(Fields& f) {
   f("root", root,
     "folder below which relative data paths lie; empty: the environment's CTXC_DATA, else here");
   f.list("train", train, "training sets");
+  f("mix", mix,
+    "what the weights of training sets compare: examples (3 = an example is seen three times as often as one "
+    "with 1) or sources (shares of the visits, whatever the sizes)")
+      .one_of({"examples", "sources"});
   f.list("valid", valid, "validation sets, read every train.valid_every steps");
   f.list("eval", eval, "sets that ctxc-eval measures");
   f("contexts", contexts,

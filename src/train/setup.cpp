@@ -30,6 +30,7 @@ Batcher::Options batcher_options(const RunConfig& config, bool training) {
   options.seed = static_cast<uint64_t>(config.run.seed);
   options.padded_length = config.data.padded ? config.data.rules.context_tokens : 0;
   options.max_queries = config.data.max_queries;
+  options.mix_sources = training && config.data.mix == "sources";
   return options;
 }
 

@@ -128,6 +128,20 @@ TEST(Batcher, WeightsCompareExamples) {
   for (TokenId id = 100; id < 120; ++id) EXPECT_EQ(seen[id], 5) << id;
 }
 
+TEST(Batcher, WeightsCanBeSharesOfTheSources) {
+  const auto a = std::make_shared<Numbered>(60), b = std::make_shared<Numbered>(10, 100);
+  const Batcher batcher({a, b}, {0.7, 0.3}, {.batch = 8, .mix_sources = true});
+  int64_t first = 0, second = 0;
+  std::map<TokenId, int> seen;
+  for (TokenId id : order(batcher, 0, batcher.batches_per_epoch())) {
+    ++(id < 100 ? first : second);
+    ++seen[id];
+  }
+  EXPECT_EQ(first, 60);   // the larger source once
+  EXPECT_EQ(second, 26);  // 60 * 3 / 7
+  for (TokenId id = 100; id < 110; ++id) EXPECT_GE(seen[id], 2) << id;
+}
+
 TEST(Batcher, QueriesAreDrawnAnewEachEpoch) {
   const Batcher batcher = make(10, {.batch = 10, .bucket_batches = 1, .max_queries = 2});
   std::map<TokenId, std::set<std::string>> drawn;
