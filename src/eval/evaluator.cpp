@@ -83,10 +83,7 @@ class SetEvaluation {
     result_.records.resize(questions.size());
     nll_.resize(questions.size());
     options_.max_new_tokens = config.max_new_tokens;
-    options_.eos = reader.backbone->config().eos;
-    const int64_t eos = reader.prompt->eos();
-    if (std::find(options_.eos.begin(), options_.eos.end(), eos) == options_.eos.end())
-      options_.eos.push_back(eos);
+    options_.eos = ending_ids(*reader.backbone, *reader.prompt);
   }
 
   SetResult run(const DataSource& source, const EvalProgress& progress) {

@@ -55,9 +55,7 @@ class Asker {
     options_.max_new_tokens = cli.get_int("max-new-tokens", 32);
     CTXC_CHECK(options_.max_new_tokens > 0, ErrorKind::kUsage, "",
                "--max-new-tokens: out of range (found {}, expected at least 1)", options_.max_new_tokens);
-    options_.eos = backbone_->config().eos;
-    if (std::find(options_.eos.begin(), options_.eos.end(), prompt_->eos()) == options_.eos.end())
-      options_.eos.push_back(prompt_->eos());
+    options_.eos = ending_ids(*backbone_, *prompt_);
   }
 
   void ask(const std::string& question) const {

@@ -254,4 +254,10 @@ Tensor padded_tokens(const GenerateResult& result, int64_t pad) {
   return tokens_BT;
 }
 
+std::vector<int64_t> ending_ids(const Backbone& backbone, const Prompt& prompt) {
+  std::vector<int64_t> ids = backbone.config().eos;
+  if (std::find(ids.begin(), ids.end(), prompt.eos()) == ids.end()) ids.push_back(prompt.eos());
+  return ids;
+}
+
 }  // namespace ctxc

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "data/tokenizer.h"
+#include "data/prompt.h"
 #include "model/backbone.h"
 #include "model/memory.h"
 
@@ -21,6 +21,9 @@ struct GenerateOptions {
   uint64_t seed = 0;
   bool want_step_logits = false;
 };
+
+/// Ids that end an answer: those of the base, and the one that the prompt's answers end with.
+std::vector<int64_t> ending_ids(const Backbone& backbone, const Prompt& prompt);
 
 struct GenerateResult {
   std::vector<Tokens> tokens;  ///< per prompt, the ending token included

@@ -208,12 +208,6 @@ const ReadItem& CompileItems::trained_on(int64_t index) {
   return item;
 }
 
-std::vector<int64_t> ending_ids(const Backbone& backbone, const Prompt& prompt) {
-  std::vector<int64_t> ids = backbone.config().eos;
-  if (std::find(ids.begin(), ids.end(), prompt.eos()) == ids.end()) ids.push_back(prompt.eos());
-  return ids;
-}
-
 Tensor predicting_states(const Backbone& backbone, const Memory& memory,
                          const std::vector<const ReadItem*>& items, const Adapters* adapters) {
   std::vector<Continuations> groups;

@@ -112,9 +112,6 @@ class CompileItems {
   std::map<Piece, int64_t> piece_items_;
 };
 
-/// Tokens that end an answer: those of the base and of the prompt.
-std::vector<int64_t> ending_ids(const Backbone& backbone, const Prompt& prompt);
-
 /// Hidden states L that predict the targets of these items after a memory, [M, D], item after item.
 Tensor predicting_states(const Backbone& backbone, const Memory& memory,
                          const std::vector<const ReadItem*>& items, const Adapters* adapters = nullptr);

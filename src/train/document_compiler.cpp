@@ -124,9 +124,8 @@ DocumentCompiler::Batch DocumentCompiler::next_batch(double lambda, ItemStream& 
   const bool answers = recipe.align_loss == "ce";
   const double align_share = lambda / static_cast<double>(std::max<size_t>(1, random.size()));
   // Every item of a batch gets its teacher rows, so that the rows of all can stand in one matrix.
-  for (int64_t index : asked) {
+  for (int64_t index : asked)
     batch.add(items_.trained_on(index), false, {recon_term.ce * recon_share, recon_term.align * recon_share});
-  }
   for (int64_t index : random)
     batch.add(items_.trained_on(index), true, {answers ? align_share : 0, answers ? 0 : align_share});
   return batch;

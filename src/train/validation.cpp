@@ -97,7 +97,7 @@ std::vector<Sample> Validator::answer(int64_t count) const {
   const Batcher& batches = *data_.valid_batches;
   GenerateOptions options;
   options.max_new_tokens = config_.eval.max_new_tokens;
-  options.eos = {data_.prompt.eos()};
+  options.eos = ending_ids(*model_.backbone, data_.prompt);
   std::vector<Sample> samples;
   const int64_t available = std::min(config_.train.valid_batches, batches.batches_per_epoch());
   for (int64_t i = 0; i < available && static_cast<int64_t>(samples.size()) < count; ++i) {

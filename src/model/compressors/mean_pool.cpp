@@ -7,6 +7,7 @@
 // rms of the embedding table. A run at the end of a text may be shorter. The paper trains the encoder itself
 // too and starts from nothing.
 #include "model/blocks/slot_head.h"
+#include "model/blocks/transport.h"
 #include "model/budget.h"
 
 namespace ctxc {
@@ -56,41 +57,24 @@ class MeanPool : public Compressor {
   int64_t ratio() const override { return config_.ratio; }
 
   Compressed compress(Context& context, const StepKey&, const State&) override {
-    const int64_t batch = context.batch();
-    int64_t widest = 0;
-    for (const int64_t length : context.lengths()) widest = std::max(widest, slots_for(length));
-    std::vector<int64_t> slot_of, first_of(static_cast<size_t>(batch * widest), 0);
-    Tensor mask_BK = at::zeros({batch, widest}, at::kBool);
-    for (int64_t row = 0; row < batch; ++row) {
-      const int64_t length = context.lengths()[row], slots = slots_for(length);
-      for (int64_t i = 0; i < length; ++i) slot_of.push_back(row * widest + i / config_.ratio);
-      for (int64_t k = 0; k < slots; ++k)
-        first_of[static_cast<size_t>(row * widest + k)] = context.offsets()[row] + k * config_.ratio;
-      mask_BK[row].slice(0, 0, slots) = true;
-    }
-    const at::Device device = context.ids_P().device();
-    const Tensor slot_P = at::tensor(slot_of, at::kLong).to(device);
-    mask_BK = mask_BK.to(device);
-
-    const auto mean_of = [&](const Tensor& values_PD) {
-      const Tensor wide = values_PD.to(at::kFloat);
-      const Tensor sum_ND =
-          at::zeros({batch * widest, wide.size(1)}, wide.options()).index_add(0, slot_P, wide);
-      const Tensor count_N = at::zeros({batch * widest}, wide.options())
-                                 .index_add(0, slot_P, at::ones({wide.size(0)}, wide.options()));
-      return sum_ND / count_N.clamp_min(1).unsqueeze(1);
-    };
+    std::vector<GridSpan> spans;
+    for (int64_t row = 0; row < context.batch(); ++row)
+      spans.push_back({.row = row,
+                       .offset = context.offsets()[static_cast<size_t>(row)],
+                       .length = context.lengths()[static_cast<size_t>(row)]});
+    // A window of `ratio` tokens is one run.
+    const WindowGrid grid(spans, context.batch(), context.tokens(), {config_.ratio, config_.ratio},
+                          /*keep_empty=*/false, context.ids_P().device());
     const Needs needed = needs();
-    const Tensor mean_ND = mean_of(context.hidden(needed.hidden, needed.layers).front());
-    Tensor slots_ND = out_->forward(mean_ND, context.backbone());
-    if (config_.start == "mean") slots_ND = slots_ND + mean_of(context.embed());
-    if (config_.start == "first")
-      slots_ND = slots_ND +
-                 context.embed().index_select(0, at::tensor(first_of, at::kLong).to(device)).to(at::kFloat);
-    slots_ND = slots_ND * mask_BK.view({-1, 1});
-
-    Memory memory =
-        lay_out_slots(context, setup_, config_.sink, {slots_ND.view({batch, widest, -1})}, {mask_BK});
+    const Tensor hidden_PD = context.hidden(needed.hidden, needed.layers).front().to(at::kFloat);
+    Tensor slots_ND = out_->forward(run_means(hidden_PD, grid), context.backbone());
+    if (config_.start != "none") {
+      const Tensor embeds_PD = context.embed().to(at::kFloat);
+      slots_ND = slots_ND + (config_.start == "mean" ? run_means(embeds_PD, grid)
+                                                     : embeds_PD.index_select(0, grid.token_NW.select(1, 0)));
+    }
+    Memory memory = lay_out_slots(context, setup_, config_.sink, {grid.spread(slots_ND)},
+                                  {grid.spread(grid.count_NK.select(1, 0).gt(0))});
     check_budget(memory, context.lengths(), config_.ratio);
     return {std::move(memory), {}, {}};
   }

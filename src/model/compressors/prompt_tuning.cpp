@@ -14,7 +14,8 @@
 #include <algorithm>
 
 #include "core/random.h"
-#include "model/compressor.h"
+#include "model/blocks/kept_tokens.h"
+#include "model/blocks/slot_head.h"
 
 namespace ctxc {
 namespace {
@@ -61,49 +62,26 @@ class PromptTuning : public Compressor {
   Needs needs() const override { return {.hidden = {0}, .layers = 0, .lora = false, .kv = false}; }
 
   int64_t slots_for(int64_t context_tokens) const override {
-    if (config_.context == "none") return config_.tokens;
-    return config_.tokens + (config_.context == "full"
-                                 ? context_tokens
-                                 : (context_tokens + config_.ratio - 1) / config_.ratio);
+    return config_.tokens + kept_count(keep(), context_tokens, config_.ratio);
   }
 
   Compressed compress(Context& context, const StepKey&, const State&) override {
-    const int64_t batch = context.batch(), head = static_cast<int64_t>(setup_.head_ids.size());
-    const at::Device device = delta_KD_.device();
-    const Tensor rows_KD = context.backbone().embed(ids_K_.to(device));
+    const int64_t batch = context.batch();
+    const Tensor rows_KD = context.backbone().embed(ids_K_.to(delta_KD_.device()));
     const Tensor virtual_KD = rows_KD + delta_KD_.to(rows_KD.scalar_type());
-
-    // Row b of the packed source is [virtual tokens; all contexts]: slots are gathered from it by index.
-    int64_t widest = 0;
-    for (int64_t length : context.lengths()) widest = std::max(widest, slots_for(length));
-    Tensor index_BK = at::zeros({batch, widest}, at::kLong), mask_BK = at::zeros({batch, widest}, at::kBool);
-    for (int64_t row = 0; row < batch; ++row) {
-      const int64_t length = context.lengths()[row], read = slots_for(length) - config_.tokens;
-      const int64_t step = config_.context == "strided" ? config_.ratio : 1;
-      index_BK[row].slice(0, 0, config_.tokens) = at::arange(config_.tokens, at::kLong);
-      const int64_t first =
-          config_.tokens + context.offsets()[row] + (config_.context == "tail" ? length - read : 0);
-      if (read > 0)
-        index_BK[row].slice(0, config_.tokens, config_.tokens + read) =
-            at::arange(first, first + read * step, step, at::kLong);
-      mask_BK[row].slice(0, 0, config_.tokens + read) = true;
-    }
-    const Tensor source_PD = config_.context == "none" ? virtual_KD : at::cat({virtual_KD, context.embed()});
-
-    Memory memory;
-    memory.slots_BKD =
-        source_PD.index_select(0, index_BK.to(device).flatten()).view({batch, widest, source_PD.size(1)});
-    memory.mask_BK = mask_BK.to(device);
-    memory.head_ids_BP = at::tensor(at::ArrayRef<int64_t>(setup_.head_ids),
-                                    at::TensorOptions().dtype(at::kLong).device(device))
-                             .expand({batch, head});
-    number_densely(memory, head);
-    return {std::move(memory), {}, {}};
+    const KeptTokens kept = kept_tokens(context, keep(), config_.ratio);
+    const Tensor there_BK = at::ones({batch, config_.tokens}, kept.mask_BK.options());
+    return {lay_out_slots(context, setup_, /*sink=*/true,
+                          {virtual_KD.expand({batch, -1, -1}), kept.embeds_BKD}, {there_BK, kept.mask_BK}),
+            {},
+            {}};
   }
 
   std::string config_yaml() const override { return dump_config(config_); }
 
  private:
+  Keep keep() const { return keep_named(config_.context); }
+
   Config config_;
   CompressorSetup setup_;
   Tensor ids_K_, delta_KD_;

@@ -45,7 +45,7 @@ class QuantizedKv : public Compressor {
   Compressed compress(Context& context, const StepKey&, const State&) override {
     const at::NoGradGuard no_grad;
     const Backbone& backbone = context.backbone();
-    const Tensor ids_P = context.ids_P().to(at::kCPU);
+    const Tensor ids_P = context.ids_P().to(at::kCPU).contiguous();
     Stored stored;
     std::vector<std::vector<KvPair>> rows;
     int64_t widest = 0;
@@ -86,8 +86,8 @@ class QuantizedKv : public Compressor {
   /// bytes.
   std::vector<KvPair> read(const Backbone& backbone, const Tensor& ids_N, Stored& stored) const {
     Tokens tokens(setup_.head_ids.begin(), setup_.head_ids.end());
-    for (int64_t i = 0; i < ids_N.size(0); ++i)
-      tokens.push_back(static_cast<TokenId>(ids_N[i].item<int64_t>()));
+    const int64_t* ids = ids_N.const_data_ptr<int64_t>();
+    tokens.insert(tokens.end(), ids, ids + ids_N.size(0));
     std::vector<KvPair> kv = read_kv(backbone, tokens);
     if (ids_N.size(0) == 0) return kv;
     for (KvPair& pair : kv) {
