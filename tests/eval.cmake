@@ -7,3 +7,4 @@ ctxc_test(llama_golden_test eval SOURCES parity/llama_golden_test.cpp DEPENDS ct
 ctxc_test(llama_shared_test eval SOURCES parity/llama_shared_test.cpp LABELS shared)
 ctxc_test(comprexit_golden_test eval SOURCES parity/comprexit_golden_test.cpp)
 ctxc_test(comprexit_shared_test eval SOURCES parity/comprexit_shared_test.cpp LABELS shared)
+ctxc_test(memory_encoder_shared_test eval SOURCES parity/memory_encoder_shared_test.cpp LABELS shared)

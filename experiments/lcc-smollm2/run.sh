@@ -3,16 +3,17 @@
 # Goes on where it was stopped; more CONTEXTS, METHODS or STAGES can follow fewer.
 #   DATA       folder with mrqa/SQuAD.dev.jsonl.gz and text/books.jsonl.gz
 #   OUT        where runs and tables go
-#   STAGES     main (8x), ablations (8x, contexts of main), ratios (4x, 16x), books (8x, the text that follows)
+#   STAGES     sweep (learning rates, contexts of the training split), main (8x), ablations (8x, contexts of main),
+#              ratios (4x, 16x), books (8x, the text that follows), long (8x, the preset's steps)
 #   COMPREXIT  run of comprexit at 4x on this base: a method of its own at 4x, and the warm start of a compile there
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin="${BIN:-build/release/bin}"
 data="${DATA:?DATA=folder that holds mrqa/SQuAD.dev.jsonl.gz and text/books.jsonl.gz}"
 out="${OUT:-runs/lcc-smollm2}"
-stages="${STAGES:-main ablations ratios books}" methods="${METHODS:-truncate snapkv lora kv buffers}"
+stages="${STAGES:-sweep main ablations ratios books long}" methods="${METHODS:-truncate snapkv lora kv buffers}"
 contexts="${CONTEXTS:-10}" few="${FEW:-3}"   # few: contexts of every stage but main
-steps="${STEPS:-30}" words="${WORDS:-170-200}"
+steps="${STEPS:-150}" words="${WORDS:-170-200}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=passive
 here=experiments/lcc-smollm2
 
@@ -27,8 +28,9 @@ compile() {
   local run="$out/$1" again=()
   if [ -d "$run" ]; then again=(--resume); fi
   "$bin/ctxc-train" configs/lcc_smollm2.yaml "data.contexts=[$stage/contexts.jsonl]" "compressor.ratio=$2" \
-    compressor.storage=float32 compressor.recon.chunk=64 train.batch=2 "train.steps=$steps" train.valid_every=15 \
-    queries.count=8 queries.held_out=4 queries.max_new=16 "run.dir=$run" "${@:3}" ${again[@]+"${again[@]}"}
+    compressor.storage=float32 compressor.recon.chunk=64 train.batch=2 "train.steps=$steps" train.valid_every=25 \
+    queries.count=24 queries.held_out=8 queries.max_new=16 run.dtype=bfloat16 "run.dir=$run" "${@:3}" \
+    ${again[@]+"${again[@]}"}
 }
 # NAME RUN…: measures those of them that are there on the contexts of the stage, into NAME.jsonl.
 measure() {
@@ -38,9 +40,18 @@ measure() {
 }
 under() { local folder="$1"; shift; for name in "$@"; do echo "$folder/$name"; done; }
 
+sweep() {
+  draw sweep mrqa/SQuAD.train.jsonl.gz 3
+  for factor in 0.3 1 3; do
+    compile "sweep/lora-$factor" 8 train.steps=60 "train.lr=$(scaled $factor 1e-3)" "compressor.buffers.lr=$(scaled $factor 1e-2)"
+    compile "sweep/buffers-$factor" 8 train.steps=60 compressor.optimise=buffers "compressor.buffers.lr=$(scaled $factor 1e-2)"
+    compile "sweep/kv-$factor" 8 train.steps=60 compressor.optimise=kv "compressor.kv_lr=$(scaled $factor 2e-2)"
+  done
+}
+scaled() { python3 -c 'import sys; print(float(sys.argv[1]) * float(sys.argv[2]))' "$1" "$2"; }
 main() {
   draw main mrqa/SQuAD.dev.jsonl.gz "$contexts"
-  compile main/exact 1 compressor.optimise=truncate   # the context itself: a gate
+  compile main/exact 1 compressor.optimise=truncate run.dtype=float32   # the context itself: a gate
   for method in $methods; do compile "main/$method" 8 "compressor.optimise=$method"; done
   measure measured main/exact $(under main $methods)
 }
@@ -87,15 +98,21 @@ for line in sys.stdin:
 }
 books() {
   draw books text/books.jsonl.gz "$few"
-  compile books/exact 1 compressor.optimise=truncate
+  compile books/exact 1 compressor.optimise=truncate run.dtype=float32
   for method in truncate lora; do compile "books/$method" 8 "compressor.optimise=$method"; done
   measure measured books/exact books/truncate books/lora
 }
 
+long() {
+  draw long mrqa/SQuAD.dev.jsonl.gz "$few"
+  compile long/lora-long 8 train.steps=600
+  measure measured main/truncate main/lora $(under long lora-long)
+}
+
 for name in $stages; do
   case "$name" in
-    main | ablations | ratios | books) "$name" ;;
-    *) echo "unknown stage: $name (main, ablations, ratios, books)" >&2; exit 2 ;;
+    sweep | main | ablations | ratios | books | long) "$name" ;;
+    *) echo "unknown stage: $name (sweep, main, ablations, ratios, books, long)" >&2; exit 2 ;;
   esac
   python3 "$here/collect.py" "$out" > "$out/tables.md" || true   # its exit code says that a gate fails
 done

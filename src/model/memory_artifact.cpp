@@ -163,17 +163,26 @@ MemoryArtifact make_memory_artifact(const Memory& memory, int64_t row, const Bac
   MemoryArtifact artifact;
   artifact.kind = memory.kv.empty() ? "embeds" : "kv";
   std::vector<int64_t> header;
+  for (int64_t i = 0; i < memory.head_ids_BP.size(1); ++i)
+    header.push_back(memory.head_ids_BP[row][i].item<int64_t>());
   if (artifact.kind == "embeds") {
     artifact.embeds_ND = at::cat({header_embeddings(memory, row, backbone).to(memory.slots_BKD.scalar_type()),
                                   memory.slots_BKD[row].index_select(0, valid_K)})
                              .detach();
-    for (int64_t i = 0; i < memory.head_ids_BP.size(1); ++i)
-      header.push_back(memory.head_ids_BP[row][i].item<int64_t>());
   } else {
+    // The head is read before the slots and sees none of them.
+    const Tokens tokens(header.begin(), header.end());
+    const std::vector<KvPair> head = tokens.empty() ? std::vector<KvPair>() : read_kv(backbone, tokens);
     std::vector<Tensor> keys, values;
-    for (const KvPair& pair : memory.kv) {
-      keys.push_back(pair.key_BGKE[row].index_select(1, valid_K));
-      values.push_back(pair.value_BGKE[row].index_select(1, valid_K));
+    for (size_t layer = 0; layer < memory.kv.size(); ++layer) {
+      Tensor key = memory.kv[layer].key_BGKE[row].index_select(1, valid_K),
+             value = memory.kv[layer].value_BGKE[row].index_select(1, valid_K);
+      if (!head.empty()) {
+        key = at::cat({head[layer].key_BGKE[0].to(key.scalar_type()), key}, 1);
+        value = at::cat({head[layer].value_BGKE[0].to(value.scalar_type()), value}, 1);
+      }
+      keys.push_back(key);
+      values.push_back(value);
     }
     artifact.k_LGNE = at::stack(keys).detach();
     artifact.v_LGNE = at::stack(values).detach();

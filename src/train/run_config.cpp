@@ -107,7 +107,7 @@ void RunConfig::describe(Fields& f) {
   f.section("prompt", prompt, "templates and special tokens, for training, evaluation and export alike");
   f("objective", objective,
     "weights of the terms of the loss by name: registered objectives (--list objectives) and "
-    "the auxiliary terms of the method; default {ce: 1}");
+    "the auxiliary terms of the method; 0: logged (an objective in validation only); default {ce: 1}");
   f.section("train", train, "the loop");
   f.section("eval", eval, "what ctxc-eval measures");
   f.section("queries", queries, "random queries of methods that compile one context at a time");

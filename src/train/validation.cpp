@@ -39,11 +39,13 @@ Terms weighted_loss(const TrainingModel& model, const Objectives& objectives, co
   Compressed compressed = model.compressor->compress(context, batch.key);
   Terms terms = std::move(compressed.aux);
   BatchReading reading(*model.backbone, compressed.memory, batch);
-  for (const auto& [name, objective] : objectives) terms.merge((*objective)(reading, batch.key));
+  for (const auto& [name, objective] : objectives)
+    if (weights.at(name) != 0 || !batch.key.training) terms.merge((*objective)(reading, batch.key));
   loss = Tensor();
   for (const auto& [name, weight] : weights) {
     const auto term = terms.find(name);
-    if (term == terms.end() && !batch.key.training) continue;  // a method may give a term in training only
+    // A method may give a term in training only, an objective without weight is measured in validation only.
+    if (term == terms.end() && (!batch.key.training || objectives.contains(name))) continue;
     if (term == terms.end()) {
       std::vector<std::string> known = objective_registry().names();
       for (const auto& [other, value] : terms) known.push_back(other);

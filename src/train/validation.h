@@ -17,9 +17,9 @@ using Weights = std::map<std::string, double>;
 /// The registered objectives among the names of `weights`; other names must be auxiliary terms of the method.
 Objectives make_objectives(const Weights& weights);
 
-/// Compresses the batch, reads it with every objective and puts the weighted sum of all terms into `loss`
-/// (scalar). Returns every term. Error kUsage if a weight names a term that nobody gives in training;
-/// outside of it such a term is left out.
+/// Compresses the batch, reads it with every objective (in training those with a weight) and puts the
+/// weighted sum of all terms into `loss` (scalar). Returns every term. Error kUsage if a weight names a term
+/// that nobody gives in training; outside of it such a term is left out.
 Terms weighted_loss(const TrainingModel& model, const Objectives& objectives, const Weights& weights,
                     const Batch& batch, Tensor& loss);
 

@@ -98,6 +98,26 @@ TEST(Trainer, SumsGradientsOnlyWhenAsked) {
   EXPECT_NEAR(norm_of("sum") / norm_of("mean"), 2, 1e-4);
 }
 
+TEST(Trainer, MeasuresAnObjectiveWithoutWeightInValidationOnly) {
+  const TempDir temp;
+  const std::string run = (temp / "run").string();
+  const std::vector<std::string> watched = {"train.steps=2", "objective={ce: 1, kd: 0}"};
+  Trainer(tiny_config(run, watched, "{name: mean_pool}", false), FolderUse::kNew).run();
+  int64_t trained = 0, validated = 0;
+  for_each_line(run + "/log.jsonl", [&](std::string_view line, int64_t) {
+    const Json value = Json::parse(line);
+    if (value.contains("terms")) {
+      ++trained;
+      EXPECT_FALSE(value["terms"].contains("kd"));
+    } else if (value.contains("valid_terms")) {
+      ++validated;
+      EXPECT_GT(value["valid_terms"]["kd"], 0);
+    }
+  });
+  EXPECT_EQ(trained, 2);
+  EXPECT_GT(validated, 0);
+}
+
 TEST(Trainer, StartsFromAnotherRun) {
   const TempDir temp;
   const std::string a = (temp / "a").string(), b = (temp / "b").string();

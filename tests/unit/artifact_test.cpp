@@ -256,8 +256,12 @@ TEST_F(CompiledMemory, KeysAndValues) {
     memory_.kv.push_back({at::rand({2, 2, 3, 8}), at::rand({2, 2, 3, 8})});
   save_memory(path_, make_memory_artifact(memory_, 1, *backbone_, tokenizer_, "500x"));
   const MemoryArtifact back = load_memory(path_);
-  ASSERT_EQ(back.k_LGNE.sizes(), at::IntArrayRef({2, 2, 2, 8}));
-  EXPECT_TRUE(at::equal(back.v_LGNE[1].select(1, 0), memory_.kv[1].value_BGKE[1].select(1, 1)));
+  // The head's keys and values, which the base gives it, and then the slots that are real.
+  ASSERT_EQ(back.k_LGNE.sizes(), at::IntArrayRef({2, 2, 3, 8}));
+  EXPECT_TRUE(at::equal(back.k_LGNE[1].select(1, 0), read_kv(*backbone_, {3})[1].key_BGKE[0].select(1, 0)));
+  EXPECT_TRUE(at::equal(back.v_LGNE[1].select(1, 1), memory_.kv[1].value_BGKE[1].select(1, 1)));
+  EXPECT_EQ(back.info["header_token_ids"], OrderedJson({3}));
+  check_memory_fits(back, *backbone_, tokenizer_, false);
   EXPECT_EQ(memory_of(back, *backbone_).kv.size(), 2u);
 }
 

@@ -5,8 +5,8 @@
 
 namespace ctxc {
 
-double SlotHead::embedding_rms(const Backbone& backbone) const {
-  if (measured_ == &backbone && !backbone.trainable()) return measured_rms_;
+double EmbeddingRms::of(const Backbone& backbone) const {
+  if (measured_ == &backbone && !backbone.trainable()) return value_;
   const at::NoGradGuard no_grad;
   const Tensor& table_VD = backbone.weights().at("model.embed_tokens.weight");
   double sum = 0;
@@ -14,12 +14,12 @@ double SlotHead::embedding_rms(const Backbone& backbone) const {
   for (int64_t row = 0; row < table_VD.size(0); row += kRows)
     sum += table_VD.slice(0, row, row + kRows).to(at::kFloat).square().sum().item<double>();
   measured_ = &backbone;
-  measured_rms_ = std::sqrt(sum / static_cast<double>(table_VD.numel()));
-  return measured_rms_;
+  value_ = std::sqrt(sum / static_cast<double>(table_VD.numel()));
+  return value_;
 }
 
 Tensor SlotHead::forward(const Tensor& features, const Backbone& backbone) const {
-  return linear(unit_rms(features), *this).to(at::kFloat) * embedding_rms(backbone);
+  return linear(unit_rms(features), *this).to(at::kFloat) * size_.of(backbone);
 }
 
 std::shared_ptr<SlotHead> make_slot_head(int64_t features, int64_t model_width, uint64_t seed,

@@ -8,6 +8,16 @@
 
 namespace ctxc {
 
+/// e_rms, measured once for a frozen base.
+class EmbeddingRms {
+ public:
+  double of(const Backbone& backbone) const;
+
+ private:
+  mutable const Backbone* measured_ = nullptr;
+  mutable double value_ = 0;
+};
+
 class SlotHead : public Affine {
  public:
   using Affine::Affine;
@@ -15,9 +25,7 @@ class SlotHead : public Affine {
   Tensor forward(const Tensor& features, const Backbone& backbone) const;
 
  private:
-  double embedding_rms(const Backbone& backbone) const;
-  mutable const Backbone* measured_ = nullptr;
-  mutable double measured_rms_ = 0;
+  EmbeddingRms size_;
 };
 
 /// Normal weight with standard deviation 1 / sqrt(features), bias 0.
