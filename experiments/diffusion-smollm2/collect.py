@@ -19,7 +19,9 @@ from plots import Group, save_plot  # noqa: E402  (says what to install)
 
 OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/diffusion-smollm2"
 STARTS = ["random", "pca", "pca_first", "pca_first-576", "mean_pool-none", "mean_pool-mean", "mean_pool-first"]
-RUNS = ["diffusion", "no-channel", "progressive", "comprexit", "mean_pool", "prompt-none", "prompt-strided", "prompt-head", "prompt-tail", "prompt-full"]
+COMPRESSORS = ["diffusion", "no-channel", "progressive", "comprexit", "mean_pool", "icae", "500x"]
+REFERENCES = ["prompt-none", "prompt-head", "prompt-tail", "prompt-full", "bm25-prompt-full"]
+MAIN = "-42-1e-3"  # the seed and the learning rate of the main table
 NOT_AVERAGED = {"newsqa"}
 RESAMPLES = 1000
 
@@ -62,16 +64,22 @@ def starts():
     table(rows)
 
 
+def trained(name):
+    return os.path.exists(os.path.join(OUT, name, "trained"))
+
+
 def trainings():
-    rows = [["run", "parameters", "steps", "s a step", "cross-entropy half way", "at the end"]]
-    for run in RUNS:
-        steps = [row for row in log_of(run) if "seconds" in row]
-        if not steps or not os.path.exists(os.path.join(OUT, run, "trained")):
-            continue
-        seconds = sorted(row["seconds"] for row in steps)
-        found = valid_ce(run)
-        rows.append([run, f"{parameters(run):,}", str(len(steps)), f"{seconds[len(seconds) // 2]:.1f}",
-                     f"{found[0]:.3f}" if len(found) > 1 else "", f"{found[-1]:.3f}"])
+    rows = [["run (seed, learning rate)", "parameters", "steps", "s a step", "cross-entropy"]]
+    for method in COMPRESSORS + [name for name in REFERENCES if not name.startswith("bm25")]:
+        for seed in (42, 43, 44):
+            for rate in ("3e-4", "1e-3", "3e-3"):
+                run = f"{method}-{seed}-{rate}"
+                if not trained(run):
+                    continue
+                steps = [row for row in log_of(run) if "seconds" in row]
+                seconds = sorted(row["seconds"] for row in steps)
+                rows.append([f"{method} ({seed}, {rate})", f"{parameters(run):,}", str(len(steps)),
+                             f"{seconds[len(seconds) // 2]:.1f}", f"{valid_ce(run)[-1]:.3f}"])
     table(rows)
 
 
@@ -124,53 +132,77 @@ def cell(values, digits):
     return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*values, d=digits)
 
 
-def answers():
-    folder = os.path.join(OUT, "eval")
-    if not os.path.exists(os.path.join(folder, "results.json")):
+def label(method):
+    """What a method is called in tables: the checkpoint of the evaluation is diffusion."""
+    return ("diffusion" + MAIN if method == "checkpoint" else method).replace(MAIN, "")
+
+
+def measured(folder):
+    """{label: {set: clusters}} of the methods that all sets have, {label: entry of SQuAD}, names of the sets."""
+    path = os.path.join(OUT, folder)
+    if not os.path.exists(os.path.join(path, "results.json")):
+        return {}, {}, []
+    results, found = read_records(path)
+    whole = {label(method): found[method] for method in results["methods"] if len(found[method]) == len(results["sets"])}
+    return whole, {label(entry["method"]): entry for entry in results["entries"] if entry["set"] == "squad"}, results["sets"]
+
+
+def squad():
+    found, cost, _ = measured("squad")
+    if not found:
         return
-    results, found = read_records(folder)
-    methods = [method for method in results["methods"] if len(found[method]) == len(results["sets"])]
-    vectors = {entry["method"]: entry["vectors_read"] for entry in results["entries"] if entry["set"] == "squad"}
+    count = sum(map(len, found["diffusion"]["squad"].values()))
+    references = [name for name in REFERENCES if name in found]
+    print(f"### SQuAD, {count} questions: NLL of the first accepted answer, nats a token\n")
+    rows = [["", "vectors", "NLL"] + [f"minus {name}" for name in references]]
+    for method, sets in found.items():
+        gaps = ["" if method in REFERENCES else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
+        rows.append([method, f"{cost[method]['vectors_read']:.1f}", cell(interval(sets, 2), 3)] + gaps)
+    table(rows)
+    channel = [found[f"{name}{seed}"] for seed in ("", "-43-1e-3", "-44-1e-3") for name in ("diffusion", "no-channel")
+               if f"{name}{seed}" in found]
+    for i in range(0, len(channel) - 1, 2):
+        print(f"Channel minus none, {i // 2 + 1}. seed: {cell(interval(minus(channel[i], channel[i + 1]), 2), 3)}\n")
+
+
+def answers():
+    found, cost, names = measured("eval")
+    if not found:
+        return
     for metric, title, digits in ((2, "NLL of the first accepted answer, nats a token", 3), (1, "F1, percent", 1), (0, "Exact match, percent", 1)):
-        print(f"### {title}\n")
-        rows = [["", "vectors (SQuAD)"] + [f"{name} (n={sum(map(len, found[methods[0]][name].values()))})" for name in results["sets"]] + ["mean"]]
-        for method in methods:
-            sets = found[method]
-            shown = [cell(interval({name: sets[name]}, metric), digits) for name in results["sets"]]
-            rows.append([method, f"{vectors[method]:.1f}"] + shown + [cell(interval(averaged(sets), metric), digits)])
+        print(f"### Six sets: {title}\n")
+        rows = [["", "vectors (SQuAD)"] + [f"{name} (n={sum(map(len, found['diffusion'][name].values()))})" for name in names] + ["mean"]]
+        for method, sets in found.items():
+            shown = [cell(interval({name: sets[name]}, metric), digits) for name in names]
+            rows.append([method, f"{cost[method]['vectors_read']:.1f}"] + shown + [cell(interval(averaged(sets), metric), digits)])
         table(rows)
-    plot(found, vectors)
-    against(found)
-    print("### Differences: diffusion minus …, mean over sets\n")
+    plot(found, cost)
+    print("### Six sets: a compressor minus a reference, mean over sets\n")
+    references = [name for name in REFERENCES if name in found]
+    for metric, title, digits in ((2, "NLL, nats a token", 3), (1, "F1, points", 1)):
+        rows = [[title] + references]
+        for method in COMPRESSORS:
+            if method in found:
+                rows.append([method] + [cell(interval(averaged(minus(found[method], found[name])), metric), digits) for name in references])
+        table(rows)
+    print("### Six sets: diffusion minus the other compressors, mean over sets\n")
     rows = [["minus", "NLL, nats a token", "F1, points"]]
-    for method in methods[1:]:
-        gap = averaged(minus(found[methods[0]], found[method]))
-        rows.append([method, cell(interval(gap, 2), 3), cell(interval(gap, 1), 1)])
+    for method in COMPRESSORS[1:]:
+        if method in found:
+            gap = averaged(minus(found["diffusion"], found[method]))
+            rows.append([method, cell(interval(gap, 2), 3), cell(interval(gap, 1), 1)])
     table(rows)
 
 
-def plot(found, vectors):
+def plot(found, cost):
     """Mean NLL against the vectors read: trained virtual tokens before more and more of the text, and what else reads as many."""
-    def group(label, methods):
+    def group(name, methods):
         points = [interval(averaged(found[method]), 2) for method in methods]
-        return Group(label, [vectors[method] for method in methods], *map(list, zip(*points)))
-    lines = [("virtual tokens; none, head, all", ["prompt-none", "prompt-head", "prompt-full"]),
-             ("virtual tokens, one token in four", ["prompt-strided"]), ("virtual tokens, BM25", ["bm25-prompt-full"])]
-    lines += [(method if method != "checkpoint" else "diffusion", [method])
-              for method in ("checkpoint", "no-channel", "progressive", "comprexit", "mean_pool")]
-    save_plot(os.path.join(HERE, "nll.svg"), [group(label, methods) for label, methods in lines if all(m in vectors for m in methods)],
+        return Group(name, [cost[method]["vectors_read"] for method in methods], *map(list, zip(*points)))
+    lines = [("virtual tokens; none, head, all", ["prompt-none", "prompt-head", "prompt-full"]), ("virtual tokens, BM25", ["bm25-prompt-full"])]
+    lines += [(method, [method]) for method in ("diffusion", "progressive", "comprexit", "mean_pool", "icae", "500x")]
+    save_plot(os.path.join(HERE, "nll.svg"), [group(name, methods) for name, methods in lines if all(m in found for m in methods)],
               xlabel="vectors read, the head excepted (SQuAD)", ylabel="NLL of the answer, nats a token")
-
-
-def against(found):
-    """Every trained compressor minus the references, mean over sets."""
-    references = [name for name in ("prompt-none", "prompt-strided", "prompt-head", "prompt-tail", "truncate_head", "truncate_tail")
-                  if name in found]
-    print("### NLL of a compressor minus that of a reference, mean over sets\n")
-    rows = [["minus"] + references]
-    for method in ("checkpoint", "no-channel", "progressive", "comprexit", "mean_pool"):
-        rows.append([method] + [cell(interval(averaged(minus(found[method], found[name])), 2), 3) for name in references])
-    table(rows)
 
 
 def noise():
@@ -189,6 +221,7 @@ if __name__ == "__main__":
     starts()
     print("### Training\n")
     trainings()
+    squad()
     answers()
     print("### Noise\n")
     noise()

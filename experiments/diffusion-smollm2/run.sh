@@ -1,78 +1,93 @@
 #!/usr/bin/env bash
 # Everything behind README.md's tables. Goes on where it was interrupted; a finished run is not done again.
 #   CTXC_DATA=DATA experiments/diffusion-smollm2/run.sh [--out DIR] [STAGE…]      (no stage: all, in order)
+#   start       where slots start: validation before the first step
+#   methods     every compressor, seed 42, learning rate 1e-3
+#   rates       the same at 3e-4 and 3e-3
+#   seeds       the same at 1e-3, seeds 43 and 44
+#   references  trained virtual tokens before nothing, a part or all of the text
+#   squad       likelihood of the answers on 500 questions of SQuAD, all runs that are there
+#   sets        likelihood and answers on the six sets
+#   seeded      diffusion with the noise of its channel
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(start methods references measure seeded)
+stages=(start methods rates seeds references squad sets seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
 bin=${CTXC_BIN:-build/release/bin}
 diffusion=configs/diffusion_smollm2_cpu.yaml progressive=configs/progressive_smollm2_cpu.yaml
+compressors=(diffusion no-channel progressive comprexit mean_pool icae 500x)
+references=(none head tail full)
 mkdir -p "$out"
 
-# train NAME CONFIG KEY=VALUE… : contexts of 128 tokens at 4x; goes on from the last checkpoint
-common=(run.threads=1 train.hidden_cache="$out/hidden" train.valid_every=125 train.valid_batches=13 train.samples=0
-  train.warmup=25 data.mix=examples) # the weights as these runs had them: see README.md on what was mixed
+# Cross-entropy alone, for methods without terms of their own; none distils (kd doubles a step).
+ce='objective={ce: 1}'
+# METHOD: its configuration, in `method`. Contexts of 128 tokens at 4x.
+choose() {
+  case $1 in
+    diffusion) method=($diffusion compressor.ratio=4 'objective={ce: 1, kl: 0, agg: 0.01, denoise: 0.1, recon: 0.1}') ;;
+    no-channel) method=($diffusion compressor.ratio=4 compressor.channel=none 'objective={ce: 1, agg: 0.01, recon: 0.1}') ;;
+    progressive) # one slice, so that no vector of the buffer is read
+      method=($progressive compressor.ratio=4 compressor.chunk=128 compressor.random_slices=1 compressor.random_keep=0
+        'objective={ce: 1, recon: 0.1, nce: 0.05}') ;;
+    comprexit) method=($diffusion 'compressor={name: comprexit, ratio: 4, init: residual, residual_source: last}' "$ce") ;;
+    mean_pool) method=($diffusion 'compressor={name: mean_pool, ratio: 4}' "$ce") ;;
+    icae | 500x) # the encoder is the base with LoRA
+      method=($diffusion "compressor={name: $1, ratio: 4, memory_tokens: 32, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
+    prompt-*) method=($diffusion "compressor={name: prompt_tuning, tokens: 16, context: ${1#prompt-}}" "$ce") ;;
+  esac
+}
+# NAME KEY=VALUE… with `method`: trains it into OUT/NAME, from the last checkpoint where there is one.
 train() {
-  local name=$1 run=$out/$1; shift
+  local run=$out/$1 how=--overwrite; shift
   [ -e "$run/trained" ] && return
-  echo "== training $name"
-  if [ -e "$run/latest" ]; then
-    "$bin/ctxc-train" "$@" "run.dir=$run" "${common[@]}" --resume
-  else
-    "$bin/ctxc-train" "$@" "run.dir=$run" "${common[@]}" --overwrite
-  fi
+  [ -e "$run/latest" ] && how=--resume
+  echo "== $run"
+  "$bin/ctxc-train" "${method[@]}" "run.dir=$run" run.threads=1 "train.hidden_cache=$out/hidden" train.valid_every=0 \
+    train.valid_batches=13 train.samples=0 train.warmup=25 "$@" "$how"
   touch "$run/trained"
 }
+# METHOD SEED RATE STEPS
+fit() { choose "$1"; train "$1-$2-$3" "run.seed=$2" "train.lr=$3" "train.steps=$4" "train.valid_every=$4"; }
 
-asked=(run.threads=1 eval.nll=true eval.query_tokens=64 eval.max_new_tokens=12)
-
-# Cross-entropy alone, for methods without terms of their own.
-ce='objective={ce: 1}'
-still=(train.steps=1 train.lr=1e-12 train.warmup=0 train.save_every=0)
+# The runs of these names that are there, as methods of ctxc-eval; the first is its checkpoint.
+measured() {
+  local list=checkpoint
+  for name in "$@"; do if [ -e "$out/$name/trained" ]; then list+=",checkpoint=$out/$name"; fi; done
+  echo "$list,bm25=$out/prompt-full-42-1e-3"
+}
+asked=(run.threads=1 eval.nll=true eval.query_tokens=64)
+still=(train.steps=1 train.lr=1e-12 train.warmup=0 train.save_every=0 train.valid_every=1)
 
 for stage in "${stages[@]}"; do
   case $stage in
-    start) # where the slots start: one step that changes nothing, for its validation
-      for init in random pca pca_first; do
-        train "start-$init" $diffusion compressor.ratio=4 compressor.init=$init "${still[@]}" objective.kd=0
-      done
-      train start-pca_first-576 $diffusion compressor.ratio=4 compressor.init=pca_first compressor.width=576 \
-        compressor.heads=9 compressor.latent_width=576 "${still[@]}" objective.kd=0
-      for start in none mean first; do
-        train "start-mean_pool-$start" $diffusion "compressor={name: mean_pool, ratio: 4, start: $start}" "$ce" "${still[@]}"
-      done ;;
-    methods) # equal steps, data and learning rate
-      steps=train.steps=250
-      train diffusion $diffusion compressor.ratio=4 compressor.init=pca_first objective.kd=0 $steps
-      train comprexit $diffusion "compressor={name: comprexit, ratio: 4, init: residual, residual_source: last}" "$ce" $steps
-      train mean_pool $diffusion 'compressor={name: mean_pool, ratio: 4}' "$ce" $steps
-      # one slice, so that no vector of the buffer is read
-      train progressive $progressive compressor.ratio=4 compressor.init=pca_first compressor.chunk=128 \
-        compressor.random_slices=1 compressor.random_keep=0 objective.kd=0 $steps
-      train no-channel $diffusion compressor.ratio=4 compressor.init=pca_first compressor.channel=none \
-        objective.kd=0 objective.denoise=0 $steps ;;
-    references) # trained virtual tokens before nothing, everything, or as many tokens as there are slots
-      for context in none strided head tail full; do
-        train "prompt-$context" $diffusion "compressor={name: prompt_tuning, tokens: 16, context: $context}" "$ce" \
-          train.steps=100
-      done ;;
-    measure) # everything behind one set of questions; 4x of a context of at most 128 tokens
-      methods=checkpoint
-      for name in no-channel progressive comprexit mean_pool prompt-none prompt-strided prompt-head prompt-tail prompt-full; do
-        methods+=",checkpoint=$out/$name"
-      done
-      "$bin/ctxc-eval" --checkpoint "$out/diffusion" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
-        --methods "$methods,bm25=$out/prompt-full,full,truncate_head,truncate_tail,bm25" > "$out/eval.md" ;;
-    seeded) # the likelihood alone, with the channel's noise: one token is decoded
+    start)
+      choose diffusion
+      for init in random pca pca_first; do train "start-$init" "compressor.init=$init" "${still[@]}"; done
+      train start-pca_first-576 compressor.width=576 compressor.heads=9 compressor.latent_width=576 "${still[@]}"
+      choose mean_pool
+      for start in none mean first; do train "start-mean_pool-$start" "compressor.start=$start" "${still[@]}"; done ;;
+    methods) for name in "${compressors[@]}"; do fit "$name" 42 1e-3 200; done ;;
+    rates) for name in "${compressors[@]}"; do for rate in 3e-4 3e-3; do fit "$name" 42 "$rate" 200; done; done ;;
+    seeds) for seed in 43 44; do for name in "${compressors[@]}"; do fit "$name" "$seed" 1e-3 200; done; done ;;
+    references) for name in "${references[@]}"; do fit "prompt-$name" 42 1e-3 100; done ;;
+    squad)
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/squad" --benchmarks squad --limit "${LIMIT:-500}" \
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x}-42-1e-3 \
+        {diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x}-4{3,4}-1e-3 prompt-{none,head,tail,full}-42-1e-3)" > "$out/squad.md" ;;
+    sets)
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
+        eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x}-42-1e-3 \
+        prompt-{none,head,tail,full}-42-1e-3)" > "$out/eval.md" ;;
+    seeded) # the likelihood alone: one token is decoded
       for noise in zero 1 2 3 4 5; do
         seed=(compressor.infer_noise=seeded "compressor.noise_seed=$noise")
         [ "$noise" = zero ] && seed=()
-        "$bin/ctxc-eval" --checkpoint "$out/diffusion" --methods checkpoint --benchmarks squad --out "$out/noise-$noise" --limit "${LIMIT:-100}" \
-          "${asked[@]}" eval.max_new_tokens=1 "${seed[@]}" > "$out/noise-$noise.md"
+        "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --methods checkpoint --benchmarks squad --out "$out/noise-$noise" \
+          --limit "${LIMIT:-100}" "${asked[@]}" eval.max_new_tokens=1 "${seed[@]}" > "$out/noise-$noise.md"
       done ;;
     *) echo "error: unknown stage '$stage' (expected ${stages[*]})" >&2; exit 2 ;;
   esac

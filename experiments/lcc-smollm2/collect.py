@@ -10,9 +10,9 @@ import random
 import sys
 
 NAMES = {"lora": "lcc", "lora-4x": "lcc 4x", "lora-16x": "lcc 16x", "truncate-4x": "truncate 4x", "truncate-16x": "truncate 16x",
-         "warm-4x": "lcc 4x from ComprExIT's slots", "comprexit-4x": "ComprExIT 4x"}
+         "lora-long": "lcc, 600 steps", "warm-4x": "lcc 4x from ComprExIT's slots", "comprexit-4x": "ComprExIT 4x"}
 STAGES = {"main": "Methods at 8x", "ablations": "Ablations of lcc at 8x", "ratios": "Ratios (without a number: 8x)",
-          "books": "Books at 8x: the 64 tokens that follow the context"}
+          "books": "Books at 8x: the 64 tokens that follow the context", "long": "The steps of the preset at 8x"}
 
 
 def lines(path):
@@ -109,6 +109,49 @@ def states(out, stage, rows, methods):
                   f"{mean(metrics, 'last', 'heldout_kl'):.3f} | {mean(metrics, 'last', 'probe_nll'):.3f} |")
 
 
+def course(out, methods=("lora", "buffers", "kv")):
+    """What a compile had reached after so many steps and seconds of optimisation (teacher and checks not counted)."""
+    found = {}
+    for method in methods:
+        path = out / "main" / method / "log.jsonl"
+        points, spent = {}, {}
+        for row in lines(path) if path.exists() else []:
+            if "seconds" in row:
+                spent[row["context"]] = spent.get(row["context"], 0) + row["seconds"]
+            elif "probe_nll" in row:
+                points.setdefault(row["step"], []).append((spent.get(row["context"], 0), row["heldout_kl"], row["probe_nll"]))
+        if points:
+            # Compiles that stopped by themselves are not behind the later points: those of all contexts only.
+            most = max(map(len, points.values()))
+            found[method] = {step: [sum(column) / most for column in zip(*rows)]
+                             for step, rows in sorted(points.items()) if len(rows) == most}
+    if not found:
+        return
+    print("## In the course of a compile (contexts of main)\n")
+    print("| method | step | seconds of steps | KL on unseen random queries | NLL of the probes |\n|---|---:|---:|---:|---:|")
+    for method, points in found.items():
+        for step, (seconds, kl, nll) in points.items():
+            print(f"| {name_of(method)} | {step} | {seconds:.0f} | {kl:.3f} | {nll:.3f} |")
+    print()
+
+
+def sweep(out):
+    """Learning rates on the contexts of stage sweep, as factors of the preset's."""
+    path = out / "sweep" / "measured.jsonl"
+    if not path.exists():
+        return
+    rows = lines(path)
+    print(f"## Learning rates: {len(rows)} contexts of the training split, 60 steps\n")
+    print("| method and factor | KL to the full context | NLL | KL on unseen random queries | NLL of the probes |\n|---|---:|---:|---:|---:|")
+    for name in rows[0]["methods"]:
+        metrics = compiles(out, "sweep", name, rows)
+        numbers = [row["methods"][name] for row in rows]
+        average = [sum(n[key] for n in numbers) / len(rows) for key in ("kl", "nll")]
+        last = [mean(metrics, "last", key) for key in ("heldout_kl", "probe_nll")]
+        print(f"| {name} | {' | '.join(f'{value:.3f}' for value in average + last)} |")
+    print()
+
+
 def report(out, stage, path):
     rows = lines(path)
     methods = [name for name in rows[0]["methods"] if name != "exact"]
@@ -130,6 +173,8 @@ def report(out, stage, path):
 
 
 def main(out):
+    sweep(out)
+    course(out)
     failed = [report(out, stage, path) for stage in STAGES for path in sorted((out / stage).glob("*.jsonl"))
               if path.stem in ("measured", "comprexit")]
     return 1 if any(failed) else 0

@@ -47,6 +47,7 @@ sweep() {
     compile "sweep/buffers-$factor" 8 train.steps=60 compressor.optimise=buffers "compressor.buffers.lr=$(scaled $factor 1e-2)"
     compile "sweep/kv-$factor" 8 train.steps=60 compressor.optimise=kv "compressor.kv_lr=$(scaled $factor 2e-2)"
   done
+  measure measured $(under sweep lora-0.3 lora-1 lora-3 buffers-0.3 buffers-1 buffers-3 kv-0.3 kv-1 kv-3)
 }
 scaled() { python3 -c 'import sys; print(float(sys.argv[1]) * float(sys.argv[2]))' "$1" "$2"; }
 main() {
