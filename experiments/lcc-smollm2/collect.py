@@ -2,7 +2,7 @@
 95 % intervals of a bootstrap over contexts, paired where two things are compared; gates first. Exit code 1 where a gate
 fails.
 
-usage: collect.py OUT
+usage: collect.py OUT [--plot]     --plot also writes course.svg beside this file (needs matplotlib)
 """
 import json
 import pathlib
@@ -97,6 +97,20 @@ def table(out, stage, rows, methods):
             print(f"Retention in F1, (memory - none) / (full - none): {', '.join(shares)}.")
 
 
+def paired(rows, methods):
+    """lcc and another memory of the same contexts; in KL and NLL less is better."""
+    others = [name for name in methods if name != "lora"]
+    if "lora" not in methods or not others:
+        return
+    answered = "f1" in rows[0]["full"]
+    print(f"\n| paired | KL | NLL |{' F1, points |' if answered else ''}\n|---|---:|---:|{'---:|' if answered else ''}")
+    for name in others:
+        gaps = [cell([row["methods"]["lora"][key] - row["methods"][name][key] for row in rows]) for key in ("kl", "nll")]
+        if answered:
+            gaps.append(cell([row["methods"]["lora"]["f1"] - row["methods"][name]["f1"] for row in rows], 100, 1))
+        print(f"| lcc - {name_of(name)} | {' | '.join(gaps)} |")
+
+
 def states(out, stage, rows, methods):
     """The state that the rule chose beside the last one, in the two numbers of a compile."""
     print("\n| compile | chosen step | held-out KL | NLL of the probes | last step | held-out KL | NLL of the probes |")
@@ -133,6 +147,12 @@ def course(out, methods=("lora", "buffers", "kv")):
         for step, (seconds, kl, nll) in points.items():
             print(f"| {name_of(method)} | {step} | {seconds:.0f} | {kl:.3f} | {nll:.3f} |")
     print()
+    if "--plot" in sys.argv:
+        here = pathlib.Path(__file__).resolve().parent
+        sys.path.insert(0, str(here.parent))
+        from plots import Group, save_plot  # says what to install
+        groups = [Group(name_of(method), *([row[i] for row in points.values()] for i in (0, 2))) for method, points in found.items()]
+        save_plot(str(here / "course.svg"), groups, xlabel="seconds of steps a context", ylabel="NLL of the probes, nats a token")
 
 
 def sweep(out):
@@ -166,6 +186,7 @@ def report(out, stage, path):
             failed |= not holds
             print(f"| {gate} | {'yes' if holds else 'NO'} | {found} |")
     table(out, stage, rows, methods)
+    paired(rows, methods)
     if stage == "ablations":
         states(out, stage, rows, methods)
     print()

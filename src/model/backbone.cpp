@@ -175,6 +175,31 @@ Tensor Backbone::run_narrow_layer(int64_t index, const Tensor& x_PD, const RopeT
   return swiglu_product_onto(seen_PD, wide_PF[0], wide_PF[1], weight(Projection::kDown));
 }
 
+/// As run_narrow_layer(); keys and values that are kept are those that attention saw, in bfloat16's
+/// precision.
+Tensor Backbone::run_adapted_narrow_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope,
+                                          Attention& attention, const Adapters& adapters,
+                                          KvPair* kept) const {
+  const Layer& layer = layers_[index];
+  const int64_t tokens = x_PD.size(0), width = config_.head_dim;
+  const auto project = [&](const Tensor& input, Projection projection) {
+    return narrow_adapted(input, layer.projection[static_cast<int>(projection)],
+                          adapters.find(index, projection));
+  };
+  const Tensor normed_PD = narrow_norm(x_PD, layer.input_norm_D, config_.rms_norm_eps);
+  const Tensor query_PHE =
+      narrow_rope(project(normed_PD, Projection::kQ).view({tokens, config_.num_heads, width}), rope);
+  const Tensor key_PGE =
+      narrow_rope(project(normed_PD, Projection::kK).view({tokens, config_.num_kv_heads, width}), rope);
+  const Tensor value_PGE = project(normed_PD, Projection::kV).view({tokens, config_.num_kv_heads, width});
+  if (kept) *kept = {key_PGE.to(x_PD.scalar_type()), value_PGE.to(x_PD.scalar_type())};
+  const Tensor seen_PD = x_PD + project(attention(index, query_PHE, key_PGE, value_PGE), Projection::kO);
+  const Tensor thought_PD = narrow_norm(seen_PD, layer.post_norm_D, config_.rms_norm_eps);
+  return seen_PD +
+         project(narrow_swiglu(project(thought_PD, Projection::kGate), project(thought_PD, Projection::kUp)),
+                 Projection::kDown);
+}
+
 ForwardResult Backbone::run(Tensor x_PD, const Tensor& positions_P, int64_t batch, Attention& attention,
                             const ForwardOptions& options, bool narrow) const {
   const int64_t last = options.layers > 0 ? options.layers : config_.num_layers;
@@ -197,10 +222,12 @@ ForwardResult Backbone::run(Tensor x_PD, const Tensor& positions_P, int64_t batc
   keep(0, x_PD);
   for (int64_t index = 0; index < (options.keep_kv ? last : deepest); ++index) {
     KvPair kv;
-    // Kept keys are not rounded, and adapters see what lies between: both take the layer apart.
-    x_PD = narrow && !options.keep_kv && !options.adapters
-               ? run_narrow_layer(index, x_PD, rope, attention)
-               : run_layer(index, x_PD, rope, attention, options.adapters, options.keep_kv ? &kv : nullptr);
+    // Keys of the base that are kept are not rounded: that takes the layer apart.
+    KvPair* kept = options.keep_kv ? &kv : nullptr;
+    x_PD = narrow && options.adapters
+               ? run_adapted_narrow_layer(index, x_PD, rope, attention, *options.adapters, kept)
+           : narrow && !kept ? run_narrow_layer(index, x_PD, rope, attention)
+                             : run_layer(index, x_PD, rope, attention, options.adapters, kept);
     if (options.keep_kv) {
       const std::vector<int64_t> shape = {batch, -1, config_.num_kv_heads, config_.head_dim};
       result.kv.push_back(

@@ -132,6 +132,8 @@ class Backbone {
                     const ForwardOptions& options, bool narrow = false) const;
   Tensor run_narrow_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope,
                           Attention& attention) const;
+  Tensor run_adapted_narrow_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope,
+                                  Attention& attention, const Adapters& adapters, KvPair* kept) const;
   Tensor run_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope, Attention& attention,
                    const Adapters* adapters, KvPair* kept) const;
 

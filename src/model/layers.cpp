@@ -50,10 +50,8 @@ bool cpu_multiplies_bfloat16() {
   return fast;
 }
 
-namespace {
-
-/// The adapter's input after dropout.
-Tensor dropped(const Tensor& x, const LoraDropout& dropout) {
+Tensor lora_input(const Tensor& x, const LoraDropout& dropout) {
+  if (dropout.rate == 0) return x;
   Tensor keep = at::empty(x.sizes(), at::kFloat);
   CounterRng rng(dropout.seed, "lora.dropout", dropout.step, dropout.adapter);
   float* values = keep.mutable_data_ptr<float>();
@@ -61,8 +59,6 @@ Tensor dropped(const Tensor& x, const LoraDropout& dropout) {
   for (int64_t i = 0; i < keep.numel(); ++i) values[i] = rng.next_u32() * 0x1p-32 < dropout.rate ? 0 : kept;
   return x * keep.to(x.options());
 }
-
-}  // namespace
 
 Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lora, Products products) {
   Tensor y;
@@ -76,8 +72,7 @@ Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lor
     y = at::linear(x, weight.to(x.scalar_type()));
   }
   if (!lora) return y;
-  const Tensor in = lora->dropout.rate > 0 ? dropped(x, lora->dropout) : x;
-  const Tensor low = at::linear(in, lora->a_RD.to(x.scalar_type()));
+  const Tensor low = at::linear(lora_input(x, lora->dropout), lora->a_RD.to(x.scalar_type()));
   return y + at::linear(low, lora->b_DR.to(x.scalar_type())) * lora->scale;
 }
 

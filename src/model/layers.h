@@ -30,6 +30,9 @@ bool cpu_multiplies_bfloat16();
 Tensor adapted_linear(const Tensor& x, const Tensor& weight, const LoraPair* lora = nullptr,
                       Products products = Products::kWide);
 
+/// What an adapter reads: x, in training with dropout, of the type of x.
+Tensor lora_input(const Tensor& x, const LoraDropout& dropout);
+
 /// [E/2] float32, after llama3 scaling.
 Tensor rope_inverse_frequencies(const LlamaConfig& config);
 

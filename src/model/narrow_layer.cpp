@@ -46,26 +46,63 @@ Tensor sum_with(const Tensor& x, const Tensor& y) {
   return sum;
 }
 
+/// A norm and what its gradient needs.
+struct Normed {
+  Tensor x, weight, inverse, value;
+
+  Normed(const Tensor& x_PD, const Tensor& norm_D, double eps)
+      : x(x_PD.contiguous()),
+        weight(norm_D.to(at::kFloat).contiguous()),
+        inverse(at::empty({x.size(0)}, x.options())),
+        value(like(x, at::kBFloat16)) {
+    const int64_t rows = x.size(0), width = x.size(1);
+    by_rows(rows, width, [&](int64_t begin, int64_t end) {
+      narrow::norm(x.const_data_ptr<float>() + begin * width, weight.const_data_ptr<float>(),
+                   mutable_bits(value) + begin * width, inverse.mutable_data_ptr<float>() + begin,
+                   end - begin, width, static_cast<float>(eps));
+    });
+  }
+};
+
+/// The gradient of x from up to three of the norm's, which add up.
+Tensor norm_gradient(const std::array<Tensor, 3>& pulled, const Tensor& x, const Tensor& weight,
+                     const Tensor& inverse) {
+  const Tensor grad_x = like(x, at::kFloat);
+  const int64_t rows = x.size(0), width = x.size(1);
+  by_rows(rows, width, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * width;
+    narrow::norm_backward(moved(bits(pulled[0]), first), moved(bits(pulled[1]), first),
+                          moved(bits(pulled[2]), first), x.const_data_ptr<float>() + first,
+                          weight.const_data_ptr<float>(), inverse.const_data_ptr<float>() + begin,
+                          grad_x.mutable_data_ptr<float>() + first, end - begin, width);
+  });
+  return grad_x;
+}
+
+struct NarrowNorm : Function<NarrowNorm> {
+  static Tensor forward(AutogradContext* context, const Tensor& x_PD, const Tensor& norm_D, double eps) {
+    const Normed normed(x_PD, norm_D, eps);
+    context->save_for_backward({normed.x, normed.weight, normed.inverse});
+    return normed.value;
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const variable_list saved = context->get_saved_variables();
+    return {norm_gradient({grads[0].contiguous(), {}, {}}, saved[0], saved[1], saved[2]), Tensor(), Tensor()};
+  }
+};
+
 struct NormedProducts : Function<NormedProducts> {
   static variable_list forward(AutogradContext* context, const Tensor& x_PD, const Tensor& norm_D, double eps,
                                const Tensor& a, const Tensor& b, const Tensor& c) {
-    const Tensor x = x_PD.contiguous(), weight = norm_D.to(at::kFloat).contiguous();
-    const int64_t rows = x.size(0), width = x.size(1);
-    const Tensor normed = like(x, at::kBFloat16), inverse = at::empty({rows}, x.options());
-    by_rows(rows, width, [&](int64_t begin, int64_t end) {
-      narrow::norm(x.const_data_ptr<float>() + begin * width, weight.const_data_ptr<float>(),
-                   mutable_bits(normed) + begin * width, inverse.mutable_data_ptr<float>() + begin,
-                   end - begin, width, static_cast<float>(eps));
-    });
-    context->save_for_backward({x, weight, inverse, a, b, c});
+    const Normed normed(x_PD, norm_D, eps);
+    context->save_for_backward({normed.x, normed.weight, normed.inverse, a, b, c});
     variable_list products;
     for (const Tensor& matrix : {a, b, c})
-      if (matrix.numel() > 0) products.push_back(at::linear(normed, matrix));
+      if (matrix.numel() > 0) products.push_back(at::linear(normed.value, matrix));
     return products;
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const variable_list saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1], &inverse = saved[2];
     std::array<Tensor, 3> pulled;
     size_t next = 0;
     for (size_t i = 0; i < 3; ++i) {
@@ -73,16 +110,12 @@ struct NormedProducts : Function<NormedProducts> {
       const Tensor& grad = grads[next++];
       if (grad.defined()) pulled[i] = at::mm(grad, saved[3 + i]);
     }
-    const Tensor grad_x = like(x, at::kFloat);
-    const int64_t rows = x.size(0), width = x.size(1);
-    by_rows(rows, width, [&](int64_t begin, int64_t end) {
-      const int64_t first = begin * width;
-      narrow::norm_backward(moved(bits(pulled[0]), first), moved(bits(pulled[1]), first),
-                            moved(bits(pulled[2]), first), x.const_data_ptr<float>() + first,
-                            weight.const_data_ptr<float>(), inverse.const_data_ptr<float>() + begin,
-                            grad_x.mutable_data_ptr<float>() + first, end - begin, width);
-    });
-    return {grad_x, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
+    return {norm_gradient(pulled, saved[0], saved[1], saved[2]),
+            Tensor(),
+            Tensor(),
+            Tensor(),
+            Tensor(),
+            Tensor()};
   }
 };
 
@@ -120,26 +153,50 @@ struct ProductOnto : Function<ProductOnto> {
   }
 };
 
-struct SwigluProductOnto : Function<SwigluProductOnto> {
-  static Tensor forward(AutogradContext* context, const Tensor& x_PD, const Tensor& gate_PF,
-                        const Tensor& up_PF, const Tensor& weight) {
-    const Tensor gate = gate_PF.contiguous(), up = up_PF.contiguous(), inner = like(gate, at::kBFloat16);
-    at::parallel_for(0, gate.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      narrow::swiglu(bits(gate) + begin, bits(up) + begin, mutable_bits(inner) + begin, end - begin);
-    });
-    context->save_for_backward({gate, up, weight});
-    return sum_with(x_PD.contiguous(), at::linear(inner, weight));
+/// silu(gate) * up of contiguous tensors.
+Tensor swiglu_rows(const Tensor& gate, const Tensor& up) {
+  const Tensor inner = like(gate, at::kBFloat16);
+  at::parallel_for(0, gate.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    narrow::swiglu(bits(gate) + begin, bits(up) + begin, mutable_bits(inner) + begin, end - begin);
+  });
+  return inner;
+}
+
+/// Its gradients {gate, up} from that of its value.
+std::array<Tensor, 2> swiglu_gradient(const Tensor& gate, const Tensor& up, const Tensor& pulled) {
+  const std::array<Tensor, 2> grad = {like(gate, at::kBFloat16), like(up, at::kBFloat16)};
+  at::parallel_for(0, gate.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    narrow::swiglu_backward(bits(gate) + begin, bits(up) + begin, bits(pulled) + begin,
+                            mutable_bits(grad[0]) + begin, mutable_bits(grad[1]) + begin, end - begin);
+  });
+  return grad;
+}
+
+struct NarrowSwiglu : Function<NarrowSwiglu> {
+  static Tensor forward(AutogradContext* context, const Tensor& gate_PF, const Tensor& up_PF) {
+    const Tensor gate = gate_PF.contiguous(), up = up_PF.contiguous();
+    context->save_for_backward({gate, up});
+    return swiglu_rows(gate, up);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const variable_list saved = context->get_saved_variables();
-    const Tensor &gate = saved[0], &up = saved[1];
+    const auto [gate, up] = swiglu_gradient(saved[0], saved[1], grads[0].contiguous());
+    return {gate, up};
+  }
+};
+
+struct SwigluProductOnto : Function<SwigluProductOnto> {
+  static Tensor forward(AutogradContext* context, const Tensor& x_PD, const Tensor& gate_PF,
+                        const Tensor& up_PF, const Tensor& weight) {
+    const Tensor gate = gate_PF.contiguous(), up = up_PF.contiguous();
+    context->save_for_backward({gate, up, weight});
+    return sum_with(x_PD.contiguous(), at::linear(swiglu_rows(gate, up), weight));
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const variable_list saved = context->get_saved_variables();
     const Tensor pulled = at::mm(grads[0].to(at::kBFloat16), saved[2]);
-    const Tensor grad_gate = like(gate, at::kBFloat16), grad_up = like(up, at::kBFloat16);
-    at::parallel_for(0, gate.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      narrow::swiglu_backward(bits(gate) + begin, bits(up) + begin, bits(pulled) + begin,
-                              mutable_bits(grad_gate) + begin, mutable_bits(grad_up) + begin, end - begin);
-    });
-    return {grads[0], grad_gate, grad_up, Tensor()};
+    const auto [gate, up] = swiglu_gradient(saved[0], saved[1], pulled);
+    return {grads[0], gate, up, Tensor()};
   }
 };
 
@@ -169,6 +226,21 @@ Tensor product_onto(const Tensor& x_PD, const Tensor& a_PF, const Tensor& weight
 Tensor swiglu_product_onto(const Tensor& x_PD, const Tensor& gate_PF, const Tensor& up_PF,
                            const Tensor& weight_DF) {
   return SwigluProductOnto::apply(x_PD, gate_PF, up_PF, weight_DF);
+}
+
+Tensor narrow_norm(const Tensor& x_PD, const Tensor& norm_D, double eps) {
+  return NarrowNorm::apply(x_PD, norm_D, eps);
+}
+
+Tensor narrow_swiglu(const Tensor& gate_PF, const Tensor& up_PF) {
+  return NarrowSwiglu::apply(gate_PF, up_PF);
+}
+
+Tensor narrow_adapted(const Tensor& x_PD, const Tensor& weight_FD, const LoraPair* lora) {
+  const Tensor y_PF = at::linear(x_PD, weight_FD);
+  if (!lora) return y_PF;
+  const Tensor low_PR = at::linear(lora_input(x_PD, lora->dropout), lora->a_RD.to(at::kBFloat16));
+  return at::addmm(y_PF, low_PR, lora->b_DR.to(at::kBFloat16).t(), 1, lora->scale);
 }
 
 }  // namespace ctxc

@@ -7,7 +7,12 @@
 //   narrow_rope         queries and keys turned by their positions   bfloat16
 //   product_onto        x + a W^T                                    float32 [P, D]
 //   swiglu_product_onto x + (silu(gate) * up) W^T                    float32 [P, D]
-// Differentiable in everything but the weights.
+// and, where adapters need what lies between,
+//   narrow_norm         w * x / rms(x)                               bfloat16 [P, D]
+//   narrow_swiglu       silu(gate) * up                              bfloat16 [P, F]
+//   narrow_adapted      x W^T + scale * (x A^T) B^T                  bfloat16 [P, F]; A and B are rounded for
+//   it
+// Differentiable in everything but the weights of the base.
 #pragma once
 #include <array>
 
@@ -23,5 +28,10 @@ Tensor narrow_rope(const Tensor& x_PHE, const RopeTable& table);
 Tensor product_onto(const Tensor& x_PD, const Tensor& a_PF, const Tensor& weight_DF);
 Tensor swiglu_product_onto(const Tensor& x_PD, const Tensor& gate_PF, const Tensor& up_PF,
                            const Tensor& weight_DF);
+
+Tensor narrow_norm(const Tensor& x_PD, const Tensor& norm_D, double eps);
+Tensor narrow_swiglu(const Tensor& gate_PF, const Tensor& up_PF);
+/// `lora` may be null. x [P, D] bfloat16.
+Tensor narrow_adapted(const Tensor& x_PD, const Tensor& weight_FD, const LoraPair* lora);
 
 }  // namespace ctxc

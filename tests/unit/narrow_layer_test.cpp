@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "model/backbone.h"
+#include "model/lora_parameters.h"
 #include "tiny_llama.h"
 
 namespace ctxc {
@@ -118,6 +119,43 @@ TEST(NarrowLayer, ForwardAndGradientsAreThoseOfTheLayerTakenApart) {
   EXPECT_LT(relative_error(hidden[0], hidden[1]), 5e-3);
   EXPECT_LT(relative_error(grad[0], grad[1]), 1e-2);
   EXPECT_GT(relative_error(hidden[0], hidden[1] * 1.05), 2e-2);  // the bound can fail
+}
+
+TEST(NarrowLayer, AdaptersActAsInFloat32) {
+  CTXC_NEEDS_BFLOAT16();
+  const LlamaConfig llama = testing::tiny_llama();
+  LoraConfig config{.rank = 4, .alpha = 8, .dropout = 0, .targets = {}};
+  for (int p = 0; p < kProjections; ++p) config.targets.emplace_back(name_of(static_cast<Projection>(p)));
+  LoraParameters lora(config, llama, 3, at::kCPU);
+  {
+    const at::NoGradGuard no_grad;
+    for (const auto& [name, tensor] : lora.tensors())
+      if (name.ends_with("lora_B")) Tensor(tensor).copy_(random_tensor(tensor.sizes().vec(), 7) * 0.2);
+  }
+  const Adapters adapters = lora.adapters();
+  std::array<Tensor, 2> hidden, key, grad, plain;
+  std::array<std::vector<Tensor>, 2> of_lora;
+  for (const bool fused : {false, true}) {
+    const auto backbone = Backbone::random(llama, 3, {.dtype = fused ? "bfloat16" : "float32"});
+    PackedRows rows;
+    rows.embeds_PD = random_tensor({20, llama.hidden_size}, 1).requires_grad_();
+    rows.positions_P = at::cat({at::arange(12), at::arange(8)});
+    rows.segments = {{.length = 12}, {.length = 8}};
+    plain[fused] = backbone->forward(rows).hidden[0].detach();
+    const ForwardResult result = backbone->forward(rows, {.keep_kv = true, .adapters = &adapters});
+    hidden[fused] = result.hidden[0].detach();
+    key[fused] = result.kv.back().key_BGKE.detach();
+    for (const auto& [name, tensor] : lora.tensors()) Tensor(tensor).mutable_grad() = Tensor();
+    (result.hidden[0] * random_tensor({20, llama.hidden_size}, 2)).sum().backward();
+    grad[fused] = rows.embeds_PD.grad();
+    for (const auto& [name, tensor] : lora.tensors()) of_lora[fused].push_back(tensor.grad().clone());
+  }
+  EXPECT_LT(relative_error(hidden[1], hidden[0]), 4e-2);
+  EXPECT_LT(relative_error(key[1], key[0]), 4e-2);
+  EXPECT_LT(relative_error(grad[1], grad[0]), 8e-2);
+  for (size_t i = 0; i < of_lora[0].size(); ++i)
+    EXPECT_LT(relative_error(of_lora[1][i], of_lora[0][i]), 0.12) << lora.tensors()[i].first;
+  EXPECT_GT(relative_error(hidden[0], plain[0]), 0.3);  // without the adapters the bounds would fail
 }
 
 }  // namespace
