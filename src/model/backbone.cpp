@@ -137,24 +137,31 @@ Tensor Backbone::logits(const Tensor& hidden) const {
 }
 
 Tensor Backbone::run_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope, Attention& attention,
-                           const Adapters* adapters, KvPair* kept) const {
+                           const Adapters* adapters, bool narrow, KvPair* kept) const {
   const Layer& layer = layers_[index];
   const int64_t tokens = x_PD.size(0), width = config_.head_dim;
   const auto project = [&](const Tensor& input, Projection projection) {
-    return adapted_linear(input, layer.projection[static_cast<int>(projection)],
-                          adapters ? adapters->find(index, projection) : nullptr, products_);
+    const Tensor& weight = layer.projection[static_cast<int>(projection)];
+    const LoraPair* pair = adapters ? adapters->find(index, projection) : nullptr;
+    return narrow ? narrow_adapted(input, weight, pair) : adapted_linear(input, weight, pair, products_);
   };
-  const Tensor read_PD = rms_norm(x_PD, layer.input_norm_D, config_.rms_norm_eps);
+  const auto norm = [&](const Tensor& input, const Tensor& weight_D) {
+    return narrow ? narrow_norm(input, weight_D, config_.rms_norm_eps)
+                  : rms_norm(input, weight_D, config_.rms_norm_eps);
+  };
+  const Tensor read_PD = norm(x_PD, layer.input_norm_D);
   const Tensor plain_query_PHE = project(read_PD, Projection::kQ).view({tokens, config_.num_heads, width});
   const Tensor plain_key_PGE = project(read_PD, Projection::kK).view({tokens, config_.num_kv_heads, width});
-  const auto [query_PHE, key_PGE] = rope_qk(plain_query_PHE, plain_key_PGE, rope.cos, rope.sin);
+  const auto [query_PHE, key_PGE] =
+      narrow ? std::make_tuple(narrow_rope(plain_query_PHE, rope), narrow_rope(plain_key_PGE, rope))
+             : rope_qk(plain_query_PHE, plain_key_PGE, rope.cos, rope.sin);
   const Tensor value_PGE = project(read_PD, Projection::kV).view({tokens, config_.num_kv_heads, width});
-  if (kept) *kept = {key_PGE, value_PGE};
+  if (kept) *kept = {key_PGE.to(x_PD.scalar_type()), value_PGE.to(x_PD.scalar_type())};
   const Tensor seen_PD = x_PD + project(attention(index, query_PHE, key_PGE, value_PGE), Projection::kO);
-  const Tensor thought_PD = rms_norm(seen_PD, layer.post_norm_D, config_.rms_norm_eps);
+  const Tensor thought_PD = norm(seen_PD, layer.post_norm_D);
+  const Tensor gate_PF = project(thought_PD, Projection::kGate), up_PF = project(thought_PD, Projection::kUp);
   return seen_PD +
-         project(swiglu(project(thought_PD, Projection::kGate), project(thought_PD, Projection::kUp)),
-                 Projection::kDown);
+         project(narrow ? narrow_swiglu(gate_PF, up_PF) : swiglu(gate_PF, up_PF), Projection::kDown);
 }
 
 Tensor Backbone::run_narrow_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope,
@@ -173,31 +180,6 @@ Tensor Backbone::run_narrow_layer(int64_t index, const Tensor& x_PD, const RopeT
   const auto wide_PF = normed_products(seen_PD, layer.post_norm_D, config_.rms_norm_eps,
                                        {weight(Projection::kGate), weight(Projection::kUp), Tensor()});
   return swiglu_product_onto(seen_PD, wide_PF[0], wide_PF[1], weight(Projection::kDown));
-}
-
-/// As run_narrow_layer(); keys and values that are kept are those that attention saw, in bfloat16's
-/// precision.
-Tensor Backbone::run_adapted_narrow_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope,
-                                          Attention& attention, const Adapters& adapters,
-                                          KvPair* kept) const {
-  const Layer& layer = layers_[index];
-  const int64_t tokens = x_PD.size(0), width = config_.head_dim;
-  const auto project = [&](const Tensor& input, Projection projection) {
-    return narrow_adapted(input, layer.projection[static_cast<int>(projection)],
-                          adapters.find(index, projection));
-  };
-  const Tensor normed_PD = narrow_norm(x_PD, layer.input_norm_D, config_.rms_norm_eps);
-  const Tensor query_PHE =
-      narrow_rope(project(normed_PD, Projection::kQ).view({tokens, config_.num_heads, width}), rope);
-  const Tensor key_PGE =
-      narrow_rope(project(normed_PD, Projection::kK).view({tokens, config_.num_kv_heads, width}), rope);
-  const Tensor value_PGE = project(normed_PD, Projection::kV).view({tokens, config_.num_kv_heads, width});
-  if (kept) *kept = {key_PGE.to(x_PD.scalar_type()), value_PGE.to(x_PD.scalar_type())};
-  const Tensor seen_PD = x_PD + project(attention(index, query_PHE, key_PGE, value_PGE), Projection::kO);
-  const Tensor thought_PD = narrow_norm(seen_PD, layer.post_norm_D, config_.rms_norm_eps);
-  return seen_PD +
-         project(narrow_swiglu(project(thought_PD, Projection::kGate), project(thought_PD, Projection::kUp)),
-                 Projection::kDown);
 }
 
 ForwardResult Backbone::run(Tensor x_PD, const Tensor& positions_P, int64_t batch, Attention& attention,
@@ -222,12 +204,11 @@ ForwardResult Backbone::run(Tensor x_PD, const Tensor& positions_P, int64_t batc
   keep(0, x_PD);
   for (int64_t index = 0; index < (options.keep_kv ? last : deepest); ++index) {
     KvPair kv;
-    // Keys of the base that are kept are not rounded: that takes the layer apart.
+    // Adapters and kept keys take the layer apart; keys of the base alone are kept as float32 gives them.
     KvPair* kept = options.keep_kv ? &kv : nullptr;
-    x_PD = narrow && options.adapters
-               ? run_adapted_narrow_layer(index, x_PD, rope, attention, *options.adapters, kept)
-           : narrow && !kept ? run_narrow_layer(index, x_PD, rope, attention)
-                             : run_layer(index, x_PD, rope, attention, options.adapters, kept);
+    x_PD = narrow && !kept && !options.adapters
+               ? run_narrow_layer(index, x_PD, rope, attention)
+               : run_layer(index, x_PD, rope, attention, options.adapters, narrow && options.adapters, kept);
     if (options.keep_kv) {
       const std::vector<int64_t> shape = {batch, -1, config_.num_kv_heads, config_.head_dim};
       result.kv.push_back(

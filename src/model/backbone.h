@@ -132,10 +132,9 @@ class Backbone {
                     const ForwardOptions& options, bool narrow = false) const;
   Tensor run_narrow_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope,
                           Attention& attention) const;
-  Tensor run_adapted_narrow_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope,
-                                  Attention& attention, const Adapters& adapters, KvPair* kept) const;
+  /// `narrow`: by the functions of narrow_layer.h, in bfloat16 between the products.
   Tensor run_layer(int64_t index, const Tensor& x_PD, const RopeTable& rope, Attention& attention,
-                   const Adapters* adapters, KvPair* kept) const;
+                   const Adapters* adapters, bool narrow, KvPair* kept) const;
 
   LlamaConfig config_;
   std::string path_;

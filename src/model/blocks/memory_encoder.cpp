@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/blocks/affine.h"
+#include "model/blocks/slot_head.h"
 #include "model/device.h"
 
 namespace ctxc {
@@ -19,10 +20,11 @@ void MemoryEncoderConfig::describe(Fields& f) {
   f("ratio", ratio, "context tokens per memory token; 0: every text gets all of them").min(0).unit("tokens");
   f("memory_tokens", memory_tokens, "memory embeddings that are learned: no text gets more slots").min(1);
   f("init", init,
-    "memory embeddings start from normal numbers with the deviation of the base's embeddings, or with 1 (as "
+    "memory embeddings start from normal numbers of the size of the base's embeddings, or of size 1 (as "
     "published)")
       .one_of({"embedding", "normal"});
   f.section("lora", lora, "the adapters of the encoder");
+  f("sink", sink, "the decoder reads a head (BOS) before the slots");
 }
 
 MemoryEncoder::MemoryEncoder(const MemoryEncoderConfig& config, const CompressorSetup& setup)
@@ -33,10 +35,9 @@ MemoryEncoder::MemoryEncoder(const MemoryEncoderConfig& config, const Compressor
     std::replace(flat.begin(), flat.end(), '.', '/');
     register_parameter(flat, tensor);
   }
-  const double deviation = config.init == "normal" ? 1
-                           : setup.embedding_VD.defined()
-                               ? setup.embedding_VD.to(at::kFloat).std().item<double>()
-                               : setup.backbone.initializer_range;
+  const double deviation = config.init == "normal"        ? 1
+                           : setup.embedding_VD.defined() ? table_rms(setup.embedding_VD)
+                                                          : setup.backbone.initializer_range;
   memory_MD_ = register_parameter("memory_embeddings",
                                   draw({config.memory_tokens, setup.backbone.hidden_size},
                                        {Draw::Kind::kNormal, deviation}, setup.seed, "memory_embeddings"));

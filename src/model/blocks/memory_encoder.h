@@ -1,9 +1,9 @@
 // The encoder that ICAE and 500xCompressor share: the base itself with LoRA reads the context and then K
 // memory tokens, which see all of it. LoRA acts on every row and the base stays frozen, so the adapters cost
 // nothing where the decoder reads.
-//   input   [x_0 .. x_{N-1}, e_0 .. e_{K-1}], positions 0 .. N+K-1, causal
-//   K       min(ceil(N / ratio), M); M whatever the length with ratio 0, as published for windows of one
-//   length e       [M, D] learned memory embeddings, normal(0, 1) as published or at the size of an embedding
+//   input  [x_0 .. x_{N-1}, e_0 .. e_{K-1}], positions 0 .. N+K-1, causal
+//   K      min(ceil(N / ratio), M); with ratio 0 always M, as published for windows of one length
+//   e      [M, D] learned memory embeddings, normal(0, 1) as published or of the size of an embedding
 #pragma once
 #include <optional>
 #include <string>
@@ -21,6 +21,7 @@ struct MemoryEncoderConfig {
       .alpha = 32,
       .dropout = 0.05,
       .targets = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}};
+  bool sink = true;
   void describe(Fields& f);
 };
 

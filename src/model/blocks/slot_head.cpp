@@ -5,16 +5,19 @@
 
 namespace ctxc {
 
-double EmbeddingRms::of(const Backbone& backbone) const {
-  if (measured_ == &backbone && !backbone.trainable()) return value_;
+double table_rms(const Tensor& table_VD) {
   const at::NoGradGuard no_grad;
-  const Tensor& table_VD = backbone.weights().at("model.embed_tokens.weight");
   double sum = 0;
   constexpr int64_t kRows = 8192;  // the table of a large base is not widened at once
   for (int64_t row = 0; row < table_VD.size(0); row += kRows)
     sum += table_VD.slice(0, row, row + kRows).to(at::kFloat).square().sum().item<double>();
+  return std::sqrt(sum / static_cast<double>(table_VD.numel()));
+}
+
+double EmbeddingRms::of(const Backbone& backbone) const {
+  if (measured_ == &backbone && !backbone.trainable()) return value_;
   measured_ = &backbone;
-  value_ = std::sqrt(sum / static_cast<double>(table_VD.numel()));
+  value_ = table_rms(backbone.weights().at("model.embed_tokens.weight"));
   return value_;
 }
 

@@ -8,6 +8,9 @@
 
 namespace ctxc {
 
+/// Root mean square of all numbers of an embedding table.
+double table_rms(const Tensor& table_VD);
+
 /// e_rms, measured once for a frozen base.
 class EmbeddingRms {
  public:

@@ -7,31 +7,23 @@
 // here. The published decoder has no head in front and reads BOS behind the memory: `sink: false`, with BOS
 // at the start of the text; only differences of positions count, so nothing else differs.
 #include "model/blocks/memory_encoder.h"
+#include "model/blocks/slot_head.h"
 #include "model/budget.h"
 #include "model/layers.h"
 
 namespace ctxc {
 namespace {
 
-struct FiveHundredXConfig {
-  MemoryEncoderConfig encoder;
-  bool sink = true;
-  void describe(Fields& f) {
-    encoder.describe(f);
-    f("sink", sink, "the decoder reads a head (BOS) before the slots");
-  }
-};
-
 class FiveHundredX : public Compressor {
  public:
-  using Config = FiveHundredXConfig;
+  using Config = MemoryEncoderConfig;
   FiveHundredX(Config config, CompressorSetup setup) : config_(std::move(config)), setup_(std::move(setup)) {
-    encoder_ = register_module("encoder", std::make_shared<MemoryEncoder>(config_.encoder, setup_));
+    encoder_ = register_module("encoder", std::make_shared<MemoryEncoder>(config_, setup_));
   }
 
   Needs needs() const override { return {.hidden = {-1}, .layers = 0, .lora = true, .kv = true}; }
   int64_t slots_for(int64_t tokens) const override { return encoder_->slots_for(tokens); }
-  int64_t ratio() const override { return config_.encoder.ratio; }
+  int64_t ratio() const override { return config_.ratio; }
   std::string config_yaml() const override { return dump_config(config_); }
   /// What acts on nothing but the last hidden state, which is not read.
   std::map<std::string, std::string> idle_parameters() const override {
@@ -41,19 +33,12 @@ class FiveHundredX : public Compressor {
   Compressed compress(Context& context, const StepKey& key, const State&) override {
     Encoded encoded = encoder_->encode(context, key, /*keep_kv=*/true);
     const Backbone& backbone = context.backbone();
-    const int64_t batch = context.batch(),
-                  head = config_.sink ? static_cast<int64_t>(setup_.head_ids.size()) : 0;
-    Memory memory;
-    memory.mask_BK = encoded.mask_BK;
-    memory.head_ids_BP = at::tensor(at::ArrayRef<int64_t>(setup_.head_ids), at::kLong)
-                             .slice(0, 0, head)
-                             .to(backbone.device())
-                             .expand({batch, head});
-    number_densely(memory, head);
+    Memory memory = lay_out_slots(context, setup_, config_.sink, {}, {encoded.mask_BK});
+    memory.slots_BKD = Tensor();  // the slots are keys and values
     const Tensor delta_BK = memory.position_BK - encoded.position_BK;
     for (KvPair& pair : encoded.kv) {
       std::vector<Tensor> turned;
-      for (int64_t row = 0; row < batch; ++row)
+      for (int64_t row = 0; row < context.batch(); ++row)
         turned.push_back(shift_keys(pair.key_BGKE[row], delta_BK[row], backbone.inverse_frequencies()));
       memory.kv.push_back({at::stack(turned), pair.value_BGKE.contiguous()});
     }

@@ -13,12 +13,11 @@ namespace {
 
 struct IcaeConfig {
   MemoryEncoderConfig encoder;
-  bool scale = true, sink = true;
+  bool scale = true;
   void describe(Fields& f) {
     encoder.describe(f);
     f("scale", scale,
       "slots have the size of input embeddings, times a learned number (published: as they come)");
-    f("sink", sink, "the decoder reads a head (BOS) before the slots");
   }
 };
 
@@ -42,7 +41,7 @@ class Icae : public Compressor {
       const Tensor size = slots_BKD.to(at::kFloat).square().mean(-1, true).add(1e-12).rsqrt();
       slots_BKD = slots_BKD * size * (size_.of(context.backbone()) * scale_);
     }
-    Memory memory = lay_out_slots(context, setup_, config_.sink, {slots_BKD}, {encoded.mask_BK});
+    Memory memory = lay_out_slots(context, setup_, config_.encoder.sink, {slots_BKD}, {encoded.mask_BK});
     if (ratio() > 0) check_budget(memory, context.lengths(), ratio());
     return {std::move(memory), {}, {}};
   }
