@@ -12,7 +12,7 @@ namespace ctxc {
 /// One question (or continuation) that is read after the compressed context.
 struct Query {
   Tokens prompt;         ///< read, not supervised ("Question: … Answer:"); empty for continuations
-  Tokens target;         ///< supervised tokens (answer + EOS, or the continuation); empty in evaluation
+  Tokens target;         ///< supervised: answer + EOS (empty where it is to be given), or continuation
   std::string id;        ///< qid
   std::string question;  ///< text, for records and samples
   std::vector<std::string> answers;  ///< every accepted answer, for scoring

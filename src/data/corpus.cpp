@@ -70,7 +70,7 @@ void add_blocks(TextSource& source, std::span<const Tokens> blocks, const Source
                 const ExampleRules& rules, const Prompt& prompt) {
   const int64_t length = rules.context_tokens + rules.generation_tokens;
   const int64_t segments = (length + rules.context_tokens - 1) / rules.context_tokens;
-  const double share = continued_share(rules.reconstruction, segments);
+  const double share = rules.evaluation ? 1 : continued_share(rules.reconstruction, segments);
   size_t count = blocks.size();
   if (config.max_samples > 0) count = std::min(count, static_cast<size_t>(config.max_samples));
   const auto continued = static_cast<uint64_t>(std::llround(share * static_cast<double>(count)));

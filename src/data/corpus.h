@@ -2,7 +2,7 @@
 // Documents are tokenised with what the tokenizer adds (Llama 3: BOS in front), joined and cut into blocks of
 // context_tokens + generation_tokens: the first part is compressed, the rest is predicted. With
 // `reconstruction` some blocks are cut into contexts that are to be repeated instead (comprexit.md section
-// 6).
+// 6); an evaluation continues them all.
 #pragma once
 #include <memory>
 #include <vector>

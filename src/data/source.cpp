@@ -96,8 +96,9 @@ Registry<SourceFactory> make_registry() {
   return registry;
 }
 
-/// The entry with its path below `root` and its format and name filled in.
-SourceConfig complete(SourceConfig config, const std::string& root) {
+}  // namespace
+
+SourceConfig complete_source(SourceConfig config, const std::string& root) {
   if (config.format.empty() && config.path == kTinyFacts) config.format = "synthetic";
   if (config.format.empty() && config.path == kKeyValues) config.format = "key_values";
   if (config.format == "synthetic" || config.format == "key_values") {
@@ -116,8 +117,6 @@ SourceConfig complete(SourceConfig config, const std::string& root) {
   }
   return config;
 }
-
-}  // namespace
 
 void SourceConfig::describe(Fields& f) {
   f("path", path,
@@ -147,7 +146,7 @@ Registry<SourceFactory>& source_registry() {
 
 std::unique_ptr<DataSource> open_source(const SourceConfig& config, const std::string& root,
                                         const ExampleRules& rules, const Prompt& prompt) {
-  const SourceConfig entry = complete(config, root);
+  const SourceConfig entry = complete_source(config, root);
   auto source = source_registry().at(entry.format).factory(entry, rules, prompt);
   const SourceStats& stats = source->stats();
   CTXC_CHECK(source->size() > 0, ErrorKind::kInput, "",

@@ -43,7 +43,8 @@ struct ExampleRules {
   bool answer_in_window = false;       // drop questions whose answers were all truncated away
   double reconstruction = 0;    // share of text blocks that repeat their context instead of continuing it
   bool drop_remainder = false;  // parity: documents in groups of 1000, the last partial block of each dropped
-  bool evaluation = false;      // no targets, every question kept; query_tokens bounds the prompt
+  bool evaluation =
+      false;  // questions: no targets, all kept, query_tokens bounds the prompt; text: continued
 };
 
 /// `truncated`: contexts that lost tokens; `answers_lost`: questions none of whose answers (that the whole
@@ -69,6 +70,9 @@ class DataSource {
 using SourceFactory =
     std::function<std::unique_ptr<DataSource>(const SourceConfig&, const ExampleRules&, const Prompt&)>;
 Registry<SourceFactory>& source_registry();
+
+/// The entry with its path below `root`, and its format and name filled in. Error kInput and kUsage.
+SourceConfig complete_source(SourceConfig config, const std::string& root);
 
 /// Opens one entry: resolves path and format, tokenises. Error kInput (file:line, or if nothing is left) and
 /// kUsage.

@@ -104,6 +104,7 @@ class Evaluation {
     const std::string out = cli_.get(
         "out",
         (fs::path(checkpoint_.empty() ? config_.directory() : run_folder(checkpoint_)) / "eval").string());
+    check_text_sets();
     make_directories(out);
     const DirectoryLock lock(out);
     std::vector<std::string> methods, sets;
@@ -139,6 +140,17 @@ class Evaluation {
     }
     if (cli.has("limit")) overrides.push_back("eval.limit=" + cli.get("limit"));
     return overrides;
+  }
+
+  /// Plain text has no questions: what needs them is refused before anything is measured.
+  void check_text_sets() const {
+    const bool ranks =
+        std::any_of(plans_.begin(), plans_.end(), [](const MethodPlan& plan) { return plan.kind == "bm25"; });
+    if (!ranks && config_.prompt.shots == 0) return;
+    for (const SourceConfig& set : sets_)
+      CTXC_CHECK(complete_source(set, config_.data.root).format != "text", ErrorKind::kUsage,
+                 "evaluate text apart, without them", "{}: plain text has no question, which {}", set.name,
+                 ranks ? "bm25 chooses sentences by" : "prompt.shots shows solved examples of");
   }
 
   BackboneOptions backbone_options() const {
@@ -247,9 +259,9 @@ class Evaluation {
       const std::vector<QuestionRef> questions = select_questions(*source, config_.eval.limit);
       Progress progress(fmt::format("{} on {}", plan.name, source->name()),
                         static_cast<int64_t>(questions.size()));
-      const SetResult result = evaluate(
-          reader, *source, questions, config_.eval,
-          [&](int64_t done, int64_t, double f1) { progress.update(done, fmt::format("F1 {:.1f}", f1)); });
+      const SetResult result =
+          evaluate(reader, *source, questions, config_.eval,
+                   [&](int64_t done, const std::string& so_far) { progress.update(done, so_far); });
       progress.finish();
       results.add(result, key, source->stats());
     }

@@ -90,11 +90,14 @@ class SetEvaluation {
     const at::NoGradGuard no_grad;
     const std::vector<Work> works = gather(reader_, source, questions_);
     result_.set = source.name();
+    const Work& any = works.front();
+    result_.continued = !any.content.queries[static_cast<size_t>(any.queries[0])].target.empty();
     for (size_t begin = 0, end; begin < works.size(); begin = end) {
       end = batch_end(works, begin, config_.batch_tokens);
       read(std::span(works).subspan(begin, end - begin));
       if (progress)
-        progress(done_, static_cast<int64_t>(questions_.size()), 100 * f1_ / static_cast<double>(done_));
+        progress(done_, result_.continued ? fmt::format("NLL {:.3f}", nll_sum_ / static_cast<double>(done_))
+                                          : fmt::format("F1 {:.1f}", 100 * f1_ / static_cast<double>(done_)));
       if (stop_requested()) throw Stopped{stop_signal()};
     }
     const double contexts = static_cast<double>(std::max<int64_t>(1, result_.contexts));
@@ -116,7 +119,7 @@ class SetEvaluation {
     const Memory memory = reader_.compressor->compress(context, {.training = false}).memory;
     const Tensor vectors_B = memory.mask_BK.sum(1).to(at::kCPU);
     result_.seconds.compress += seconds_since(start);
-    if (config_.nll) likelihood(works, memory);
+    if (config_.nll || result_.continued) likelihood(works, memory);
 
     std::vector<Ask> asks;
     std::vector<int64_t> vectors;
@@ -127,6 +130,7 @@ class SetEvaluation {
         asks.push_back({static_cast<int64_t>(row), works[row].questions[i],
                         &works[row].content.queries[static_cast<size_t>(works[row].queries[i])]});
     }
+    if (result_.continued) return note_likelihood(asks);
     // Every prompt has its own copy of the keys and values while it decodes.
     for (size_t begin = 0, end; begin < asks.size(); begin = end) {
       int64_t tokens = 0;
@@ -139,7 +143,8 @@ class SetEvaluation {
     }
   }
 
-  /// NLL of the first accepted answers behind the memory, questions of a passage in one pass.
+  /// NLL of the first accepted answers, or of what follows the context, behind the memory; questions of a
+  /// passage in one pass.
   void likelihood(std::span<const Work> works, const Memory& memory) {
     Batch batch;
     for (const Work& work : works) {
@@ -147,11 +152,11 @@ class SetEvaluation {
       example.id = work.content.id;
       for (const int64_t index : work.queries) {
         const Query& asked = work.content.queries[static_cast<size_t>(index)];
-        CTXC_CHECK(!asked.answers.empty(), ErrorKind::kInput, "set eval.nll: false",
+        CTXC_CHECK(result_.continued || !asked.answers.empty(), ErrorKind::kInput, "set eval.nll: false",
                    "question '{}' has no accepted answer whose likelihood could be measured", asked.id);
         Query query;
         query.prompt = asked.prompt;
-        query.target = reader_.prompt->answer_ids(asked.answers.front());
+        query.target = result_.continued ? asked.target : reader_.prompt->answer_ids(asked.answers.front());
         example.queries.push_back(std::move(query));
       }
       batch.examples.push_back(std::move(example));
@@ -190,6 +195,16 @@ class SetEvaluation {
     }
   }
 
+  void note_likelihood(std::span<const Ask> asks) {
+    for (const Ask& ask : asks) {
+      QuestionRecord& record = result_.records[ask.question];
+      record.qid = std::to_string(record.context);
+      record.score.nll = nll_[ask.question];
+      nll_sum_ += record.score.nll;
+      ++done_;
+    }
+  }
+
   void decode(const Memory& memory, std::span<const Ask> asks) {
     std::vector<int64_t> rows;
     std::vector<Tokens> prompts;
@@ -220,7 +235,7 @@ class SetEvaluation {
   SetResult result_;
   std::vector<double> nll_;  ///< of each question; 0 without eval.nll
   int64_t done_ = 0;
-  double f1_ = 0;
+  double f1_ = 0, nll_sum_ = 0;  ///< over those done
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// One method on one data set: compress the contexts, decode the answers greedily, score them.
+// One method on one data set: compress the contexts, decode the answers greedily, score them. Of plain text
+// the NLL of what follows each context is measured instead.
 #pragma once
 #include <functional>
 #include <memory>
@@ -49,6 +50,7 @@ struct Timing {
 
 struct SetResult {
   std::string set, method;
+  bool continued = false;  ///< plain text: nothing was asked, records hold the NLL of what follows
   std::vector<QuestionRecord> records;     ///< in the order of the questions
   int64_t contexts = 0, truncated = 0;     ///< passages, and those that lost tokens to the window
   double context_tokens = 0, vectors = 0;  ///< mean over the passages
@@ -59,9 +61,9 @@ struct SetResult {
   std::vector<ScoredQuestion> scores() const;
 };
 
-/// Called with the questions done and the answers so far; the stop flag is polled between batches: Stopped is
-/// thrown.
-using EvalProgress = std::function<void(int64_t done, int64_t total, double f1)>;
+/// Called with the questions done and what is known so far ("F1 53.0"); the stop flag is polled between
+/// batches: Stopped is thrown.
+using EvalProgress = std::function<void(int64_t done, const std::string& so_far)>;
 
 SetResult evaluate(const Reader& reader, const DataSource& source, const std::vector<QuestionRef>& questions,
                    const EvalConfig& config, const EvalProgress& progress = {});

@@ -143,6 +143,7 @@ std::string loss_chart(const std::vector<const Folder*>& folders, const std::str
   return render_svg(chart);
 }
 
+/// Nothing where no questions were asked.
 std::string score_chart(const OrderedJson& results) {
   IntervalChart chart;
   chart.title = "F1 with 95 % intervals";
@@ -150,14 +151,14 @@ std::string score_chart(const OrderedJson& results) {
   for (const auto& set : results.at("sets")) {
     IntervalGroup group{set.get<std::string>(), {}};
     for (const auto& entry : results.at("entries")) {
-      if (entry.value("set", "") != group.name) continue;
+      if (entry.value("set", "") != group.name || !entry.contains("f1")) continue;
       const auto& f1 = entry.at("f1");
       group.estimates.push_back(
           {entry.value("method", ""), f1.value("value", 0.0), f1.value("low", 0.0), f1.value("high", 0.0)});
     }
     if (!group.estimates.empty()) chart.groups.push_back(std::move(group));
   }
-  return render_svg(chart);
+  return chart.groups.empty() ? "" : render_svg(chart);
 }
 
 std::string shorten(const std::string& text, size_t limit = 160) {
@@ -178,7 +179,7 @@ std::string first_answers(const Json& answers) {
 std::vector<std::vector<std::string>> answer_table(const Folder& folder, const std::string& set) {
   std::vector<std::vector<std::string>> table;
   for (const auto& entry : folder.results->at("entries")) {
-    if (entry.value("set", "") != set) continue;
+    if (entry.value("set", "") != set || !entry.contains("predictions")) continue;
     const std::string path = (fs::path(folder.results_folder) / entry.value("records", "")).string();
     if (!fs::is_regular_file(path)) continue;
     const bool first = table.empty();
@@ -240,24 +241,16 @@ void add_training(HtmlPage& page, std::string& markdown, const Folder& folder) {
 
 void add_evaluation(HtmlPage& page, std::string& markdown, const Folder& folder) {
   const OrderedJson& results = *folder.results;
-  const ResultTables tables = result_tables(results);
   page.heading(3, "Evaluation");
   if (!results.value("complete", true)) page.paragraph("Interrupted: some sets are missing.");
-  page.picture(score_chart(results));
-  page.paragraph("F1 in percent with 95 % intervals (bootstrap over passages):");
-  page.table(tables.f1);
-  page.paragraph("Exact match in percent:");
-  page.table(tables.exact_match);
-  if (!tables.nll.empty()) {
-    page.paragraph("NLL of the first accepted answer, nats a token:");
-    page.table(tables.nll);
+  const std::string chart = score_chart(results);
+  if (!chart.empty()) page.picture(chart);
+  for (const ResultTable& table : result_tables(results)) {
+    page.paragraph(table.title + ":");
+    page.table(table.rows);
+    // One level deeper than in results.md, where the titles are headings.
+    markdown += table.title + "\n\n" + format_table(table.rows) + "\n";
   }
-  if (tables.paired.size() > 1) {
-    page.paragraph("Differences on the same questions, percentage points:");
-    page.table(tables.paired);
-  }
-  page.paragraph("Cost:");
-  page.table(tables.costs);
   for (const auto& set : results.at("sets")) {
     const auto answers = answer_table(folder, set.get<std::string>());
     if (answers.size() < 2) continue;
@@ -265,14 +258,6 @@ void add_evaluation(HtmlPage& page, std::string& markdown, const Folder& folder)
     page.table(answers);
     page.end_details();
   }
-  // One level deeper than in results.md, where these headings stand alone.
-  markdown += "F1, percent, with 95 % bootstrap intervals over passages\n\n" + format_table(tables.f1) +
-              "\nExact match, percent\n\n" + format_table(tables.exact_match) + "\n";
-  if (!tables.nll.empty())
-    markdown += "NLL of the first accepted answer, nats a token\n\n" + format_table(tables.nll) + "\n";
-  if (tables.paired.size() > 1)
-    markdown += "Paired differences, percentage points\n\n" + format_table(tables.paired) + "\n";
-  markdown += "Cost\n\n" + format_table(tables.costs) + "\n";
 }
 
 /// Mean F1 of every method of every folder.

@@ -20,21 +20,61 @@ const OrderedJson* find_entry(const OrderedJson& summary, const std::string& met
   return nullptr;
 }
 
+/// A set with its number of questions or texts; 0 where nothing was measured yet.
+struct SetSize {
+  std::string name;
+  int64_t count = 0;
+};
+std::vector<SetSize> sets_of(const OrderedJson& summary, bool text) {
+  std::vector<SetSize> sets;
+  for (const auto& set : summary.at("sets")) {
+    const std::string name = set.get<std::string>();
+    SetSize size{name, 0};
+    bool is_text = false;
+    for (const auto& entry : summary.at("entries")) {
+      if (entry.value("set", "") != name) continue;
+      size.count = entry.value("n", int64_t{0});
+      is_text = entry.contains("perplexity");
+    }
+    if (is_text == text) sets.push_back(size);
+  }
+  return sets;
+}
+
+/// Perplexity is the exponential of the NLL in the same row.
+std::vector<std::vector<std::string>> text_table(const OrderedJson& summary) {
+  const std::vector<SetSize> sets = sets_of(summary, true);
+  if (sets.empty()) return {};
+  std::vector<std::string> header = {"method"};
+  for (const SetSize& set : sets) {
+    header.push_back(fmt::format("{} (n={}): NLL", set.name, set.count));
+    header.push_back("perplexity");
+  }
+  std::vector<std::vector<std::string>> rows = {header};
+  for (const auto& method : summary.at("methods")) {
+    std::vector<std::string> row = {method.get<std::string>()};
+    for (const SetSize& set : sets) {
+      const OrderedJson* entry = find_entry(summary, method.get<std::string>(), set.name);
+      row.push_back(entry ? cell(entry->at("nll"), 3) : "—");
+      row.push_back(entry ? fmt::format("{:.2f}", entry->value("perplexity", 0.0)) : "—");
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
 std::vector<std::vector<std::string>> score_table(const OrderedJson& summary, const char* metric,
                                                   int digits = 1) {
+  const std::vector<SetSize> sets = sets_of(summary, false);
+  if (sets.empty()) return {};
   std::vector<std::string> header = {"method"};
-  for (const auto& set : summary.at("sets")) {
-    int64_t questions = 0;
-    for (const auto& entry : summary.at("entries"))
-      if (entry.value("set", "") == set.get<std::string>()) questions = entry.value("n", int64_t{0});
-    header.push_back(fmt::format("{} (n={})", set.get<std::string>(), questions));
-  }
+  for (const SetSize& set : sets) header.push_back(fmt::format("{} (n={})", set.name, set.count));
   header.push_back("mean");
   std::vector<std::vector<std::string>> rows = {header};
   for (const auto& method : summary.at("methods")) {
     std::vector<std::string> row = {method.get<std::string>()};
-    for (const auto& set : summary.at("sets")) {
-      const OrderedJson* entry = find_entry(summary, method.get<std::string>(), set.get<std::string>());
+    for (const SetSize& set : sets) {
+      const OrderedJson* entry = find_entry(summary, method.get<std::string>(), set.name);
       row.push_back(entry ? cell(entry->at(metric), digits) : "—");
     }
     const auto macro = summary.at("macro").find(method.get<std::string>());
@@ -45,53 +85,71 @@ std::vector<std::vector<std::string>> score_table(const OrderedJson& summary, co
   return rows;
 }
 
-std::string signed_cell(const OrderedJson& estimate, int digits = 1) {
+/// "—" where the row has no such estimate.
+std::string signed_cell(const OrderedJson& row, const char* key, int digits = 1) {
+  if (!row.contains(key)) return "—";
+  const OrderedJson& estimate = row.at(key);
   return fmt::format("{:+.{}f} [{:+.{}f}, {:+.{}f}]", estimate.value("value", 0.0), digits,
                      estimate.value("low", 0.0), digits, estimate.value("high", 0.0), digits);
 }
 
-}  // namespace
+using Rows = std::vector<std::vector<std::string>>;
 
-ResultTables result_tables(const OrderedJson& summary) {
-  ResultTables tables;
-  tables.f1 = score_table(summary, "f1");
-  tables.exact_match = score_table(summary, "exact_match");
-  const bool nll = summary.value("nll", false);
-  if (nll) tables.nll = score_table(summary, "nll", 3);
-  tables.paired = {{"set", "comparison", "F1 difference", "p", "EM difference"}};
-  if (nll) tables.paired[0].insert(tables.paired[0].end(), {"NLL difference", "p"});
+Rows paired_table(const OrderedJson& summary, bool nll) {
+  const auto p_value = [](const OrderedJson& row, const char* key) {
+    return row.contains(key) ? fmt::format("{:.3f}", row.value(key, 1.0)) : "—";
+  };
+  Rows rows = {{"set", "comparison", "F1 difference", "p", "EM difference"}};
+  if (nll) rows[0].insert(rows[0].end(), {"NLL difference", "p"});
   for (const auto& row : summary.at("paired")) {
-    tables.paired.push_back({row.value("set", ""),
-                             row.value("method", "") + " minus " + row.value("minus", ""),
-                             signed_cell(row.at("f1")), fmt::format("{:.3f}", row.value("f1_p", 1.0)),
-                             signed_cell(row.at("exact_match"))});
-    if (nll)
-      tables.paired.back().insert(
-          tables.paired.back().end(),
-          {signed_cell(row.at("nll"), 3), fmt::format("{:.3f}", row.value("nll_p", 1.0))});
+    rows.push_back({row.value("set", ""), row.value("method", "") + " minus " + row.value("minus", ""),
+                    signed_cell(row, "f1"), p_value(row, "f1_p"), signed_cell(row, "exact_match")});
+    if (nll) rows.back().insert(rows.back().end(), {signed_cell(row, "nll", 3), p_value(row, "nll_p")});
   }
-  tables.costs = {{"method", "set", "context tokens", "vectors read", "ratio", "KV per context",
-                   "cut contexts", "answers lost", "compress s", "prefill s", "decode s", "ms per question"}};
+  return rows;
+}
+
+Rows cost_table(const OrderedJson& summary) {
+  Rows rows = {{"method", "set", "context tokens", "vectors read", "ratio", "KV per context", "cut contexts",
+                "answers lost", "compress s", "prefill s", "decode s", "ms per question"}};
   for (const auto& entry : summary.at("entries")) {
     const OrderedJson& seconds = entry.at("seconds");
     const double ratio = entry.value("effective_ratio", 0.0);
-    tables.costs.push_back({entry.value("method", ""), entry.value("set", ""),
-                            fmt::format("{:.1f}", entry.value("context_tokens", 0.0)),
-                            fmt::format("{:.1f}", entry.value("vectors_read", 0.0)),
-                            ratio > 0 ? fmt::format("{:.2f}", ratio) : "—",
-                            human_bytes(static_cast<uint64_t>(entry.value("kv_bytes_per_context", 0.0))),
-                            fmt::format("{}", entry.value("truncated_contexts", int64_t{0})),
-                            fmt::format("{}", entry.at("window").value("answers_lost", int64_t{0})),
-                            fmt::format("{:.2f}", seconds.value("compress", 0.0)),
-                            fmt::format("{:.2f}", seconds.value("prefill", 0.0)),
-                            fmt::format("{:.2f}", seconds.value("decode", 0.0)),
-                            fmt::format("{:.1f}", entry.value("ms_per_question", 0.0))});
+    rows.push_back({entry.value("method", ""), entry.value("set", ""),
+                    fmt::format("{:.1f}", entry.value("context_tokens", 0.0)),
+                    fmt::format("{:.1f}", entry.value("vectors_read", 0.0)),
+                    ratio > 0 ? fmt::format("{:.2f}", ratio) : "—",
+                    human_bytes(static_cast<uint64_t>(entry.value("kv_bytes_per_context", 0.0))),
+                    fmt::format("{}", entry.value("truncated_contexts", int64_t{0})),
+                    fmt::format("{}", entry.at("window").value("answers_lost", int64_t{0})),
+                    fmt::format("{:.2f}", seconds.value("compress", 0.0)),
+                    fmt::format("{:.2f}", seconds.value("prefill", 0.0)),
+                    fmt::format("{:.2f}", seconds.value("decode", 0.0)),
+                    fmt::format("{:.1f}", entry.value("ms_per_question", 0.0))});
   }
+  return rows;
+}
+
+}  // namespace
+
+std::vector<ResultTable> result_tables(const OrderedJson& summary) {
+  const Rows text = text_table(summary);
+  const bool answers_nll = summary.value("nll", false), any_nll = answers_nll || !text.empty();
+  std::vector<ResultTable> tables = {
+      {"F1, percent, with 95 % bootstrap intervals over passages", score_table(summary, "f1")},
+      {"Exact match, percent", score_table(summary, "exact_match")},
+      {"NLL of the first accepted answer, nats a token",
+       answers_nll ? score_table(summary, "nll", 3) : Rows()},
+      {"Plain text: NLL of what follows the context, nats a token", text},
+      {any_nll ? "Paired differences, percentage points (NLL: nats a token)"
+               : "Paired differences, percentage points",
+       paired_table(summary, any_nll)},
+      {"Cost", cost_table(summary)}};
+  std::erase_if(tables, [](const ResultTable& table) { return table.rows.size() < 2; });
   return tables;
 }
 
 std::string results_markdown(const OrderedJson& summary) {
-  const ResultTables tables = result_tables(summary);
   std::string text = "# Evaluation\n\n";
   for (const char* key : {"checkpoint", "model"})
     if (!summary.value(key, "").empty()) text += fmt::format("- {}: `{}`\n", key, summary.value(key, ""));
@@ -103,13 +161,8 @@ std::string results_markdown(const OrderedJson& summary) {
           : std::string("no solved examples"));
   if (!summary.value("complete", true))
     text += "- **incomplete**: the evaluation was interrupted; run it again to go on\n";
-  text += "\n## F1, percent, with 95 % bootstrap intervals over passages\n\n" + format_table(tables.f1);
-  text += "\n## Exact match, percent\n\n" + format_table(tables.exact_match);
-  if (!tables.nll.empty())
-    text += "\n## NLL of the first accepted answer, nats a token\n\n" + format_table(tables.nll);
-  if (tables.paired.size() > 1)
-    text += "\n## Paired differences, percentage points\n\n" + format_table(tables.paired);
-  text += "\n## Cost\n\n" + format_table(tables.costs);
+  for (const ResultTable& table : result_tables(summary))
+    text += fmt::format("\n## {}\n\n", table.title) + format_table(table.rows);
   return text;
 }
 

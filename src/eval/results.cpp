@@ -1,6 +1,7 @@
 #include "eval/results.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 
 #include "core/error.h"
@@ -19,6 +20,16 @@ OrderedJson estimate(double value, Interval interval) {
 std::string records_text(const SetResult& result, bool nll) {
   std::string text;
   for (const QuestionRecord& record : result.records) {
+    if (result.continued) {
+      text += OrderedJson{{"qid", record.qid},
+                          {"context", record.context},
+                          {"context_tokens", record.context_tokens},
+                          {"vectors", record.vectors},
+                          {"nll", record.score.nll}}
+                  .dump() +
+              "\n";
+      continue;
+    }
     OrderedJson line = {{"qid", record.qid},
                         {"question", record.question},
                         {"answers", record.answers},
@@ -35,35 +46,45 @@ std::string records_text(const SetResult& result, bool nll) {
   return text;
 }
 
-OrderedJson entry_json(const SetResult& result, const ScoreSummary& score, const SourceStats& stats) {
+OrderedJson entry_json(const SetResult& result, const ScoreSummary& score, const SourceStats& stats,
+                       bool nll) {
   const double questions = static_cast<double>(std::max<size_t>(1, result.records.size()));
   const Timing& seconds = result.seconds;
-  return {
-      {"method", result.method},
-      {"set", result.set},
-      {"n", score.questions},
-      {"contexts", score.contexts},
-      {"exact_match", estimate(score.exact_match, score.exact_match_95)},
-      {"f1", estimate(score.f1, score.f1_95)},
-      {"truncated_contexts", result.truncated},
-      {"window",
-       {{"contexts", stats.contexts}, {"truncated", stats.truncated}, {"answers_lost", stats.answers_lost}}},
-      {"context_tokens", result.context_tokens},
-      {"vectors_read", result.vectors},
-      {"effective_ratio", result.ratio()},
-      {"kv_bytes_per_context", result.kv_bytes},
-      {"seconds", {{"compress", seconds.compress}, {"prefill", seconds.prefill}, {"decode", seconds.decode}}},
-      {"ms_per_question", 1000 * (seconds.compress + seconds.prefill + seconds.decode) / questions},
-      {"new_tokens", result.new_tokens}};
+  OrderedJson entry = {
+      {"method", result.method}, {"set", result.set}, {"n", score.questions}, {"contexts", score.contexts}};
+  if (result.continued) {
+    entry["perplexity"] = std::exp(score.nll);
+  } else {
+    entry["exact_match"] = estimate(score.exact_match, score.exact_match_95);
+    entry["f1"] = estimate(score.f1, score.f1_95);
+  }
+  if (nll || result.continued) entry["nll"] = estimate(score.nll, score.nll_95);
+  entry.update(
+      {{"truncated_contexts", result.truncated},
+       {"window",
+        {{"contexts", stats.contexts}, {"truncated", stats.truncated}, {"answers_lost", stats.answers_lost}}},
+       {"context_tokens", result.context_tokens},
+       {"vectors_read", result.vectors},
+       {"effective_ratio", result.ratio()},
+       {"kv_bytes_per_context", result.kv_bytes},
+       {"seconds",
+        {{"compress", seconds.compress}, {"prefill", seconds.prefill}, {"decode", seconds.decode}}},
+       {"ms_per_question", 1000 * (seconds.compress + seconds.prefill + seconds.decode) / questions},
+       {"new_tokens", result.new_tokens}});
+  return entry;
+}
+
+/// Of plain text only the likelihood is known.
+bool is_text(const OrderedJson& entry) {
+  return entry.contains("perplexity");
 }
 
 std::vector<ScoredQuestion> read_scores(const std::string& path) {
   std::vector<ScoredQuestion> scores;
   for_each_line(path, [&](std::string_view line, int64_t number) {
     const Json row = parse_json(line, path, number);
-    scores.push_back(
-        {{json_at<double>(row, "exact_match", path), json_at<double>(row, "f1", path), row.value("nll", 0.0)},
-         json_at<int64_t>(row, "context", path)});
+    scores.push_back({{row.value("exact_match", 0.0), row.value("f1", 0.0), row.value("nll", 0.0)},
+                      json_at<int64_t>(row, "context", path)});
   });
   return scores;
 }
@@ -113,8 +134,7 @@ void EvalResults::add(const SetResult& result, const std::string& key, const Sou
   EvalEntry entry;
   entry.scores = result.scores();
   const ScoreSummary score = summarize_scores(entry.scores, resamples_);
-  entry.json = entry_json(result, score, stats);
-  if (measures_nll()) entry.json["nll"] = estimate(score.nll, score.nll_95);
+  entry.json = entry_json(result, score, stats, measures_nll());
   const std::string predictions = relative("predictions", result.method, result.set, ".json");
   const std::string records = relative("records", result.method, result.set, ".jsonl");
   OrderedJson answers = OrderedJson::object();
@@ -122,9 +142,11 @@ void EvalResults::add(const SetResult& result, const std::string& key, const Sou
   for (const std::string& path : {predictions, records})
     make_directories((fs::path(directory_) / path).parent_path().string());
   const std::string lines = records_text(result, measures_nll());
-  write_file_atomic((fs::path(directory_) / predictions).string(), answers.dump(1) + "\n");
+  if (!result.continued) {
+    write_file_atomic((fs::path(directory_) / predictions).string(), answers.dump(1) + "\n");
+    entry.json["predictions"] = predictions;
+  }
   write_file_atomic((fs::path(directory_) / records).string(), lines);
-  entry.json["predictions"] = predictions;
   entry.json["records"] = records;
   entry.json["records_sha256"] = sha256_hex(lines);
   entry.json["key"] = key;
@@ -153,24 +175,26 @@ OrderedJson EvalResults::summary() const {
       const auto entry = entries_.find({method, set});
       if (entry == entries_.end()) continue;
       entries.push_back(entry->second.json);
-      f1 += entry->second.json["f1"]["value"].get<double>();
-      exact_match += entry->second.json["exact_match"]["value"].get<double>();
-      if (measures_nll()) nll += entry->second.json["nll"]["value"].get<double>();
-      ++count;
+      const bool text = is_text(entry->second.json);
+      if (!text) {
+        f1 += entry->second.json["f1"]["value"].get<double>();
+        exact_match += entry->second.json["exact_match"]["value"].get<double>();
+        if (measures_nll()) nll += entry->second.json["nll"]["value"].get<double>();
+        ++count;
+      }
       const auto other = entries_.find({main, set});
       if (method == main || other == entries_.end() ||
           other->second.scores.size() != entry->second.scores.size())
         continue;
       const PairedDifference difference =
           compare_scores(entry->second.scores, other->second.scores, resamples_);
-      paired.push_back({{"set", set},
-                        {"method", main},
-                        {"minus", method},
-                        {"f1", estimate(difference.f1, difference.f1_95)},
-                        {"exact_match", estimate(difference.exact_match, difference.exact_match_95)},
-                        {"f1_p", difference.f1_p},
-                        {"exact_match_p", difference.exact_match_p}});
-      if (!measures_nll()) continue;
+      paired.push_back({{"set", set}, {"method", main}, {"minus", method}});
+      if (!text)
+        paired.back().update({{"f1", estimate(difference.f1, difference.f1_95)},
+                              {"exact_match", estimate(difference.exact_match, difference.exact_match_95)},
+                              {"f1_p", difference.f1_p},
+                              {"exact_match_p", difference.exact_match_p}});
+      if (!text && !measures_nll()) continue;
       paired.back()["nll"] = estimate(difference.nll, difference.nll_95);
       paired.back()["nll_p"] = difference.nll_p;
     }

@@ -1,6 +1,7 @@
 // The output folder of an evaluation (interface.md section 2): results.json, results.md, predictions/,
-// records/. Every finished set is on disk at once, so that an interrupted evaluation goes on where it
-// stopped.
+// records/. Entries of plain text have `nll` and `perplexity` in place of the scores, and no predictions;
+// means over sets leave them out. Every finished set is on disk at once, so that an interrupted evaluation
+// goes on where it stopped.
 #pragma once
 #include <map>
 #include <optional>
@@ -34,7 +35,7 @@ class EvalResults {
   /// to which nothing was added stay as they are.
   void finish() const;
 
-  /// header["nll"]: the NLL of the answers was measured.
+  /// header["nll"]: the NLL of the answers was measured (that of plain text always is).
   bool measures_nll() const { return header_.is_object() && header_.value("nll", false); }
   /// results.json: header, entries, macro means, paired differences against the main method.
   OrderedJson summary() const;
@@ -54,13 +55,14 @@ class EvalResults {
   std::map<std::pair<std::string, std::string>, EvalEntry> entries_;  ///< by (method, set)
 };
 
-/// Tables of a results.json as people read them: F1 with intervals, exact match, differences, costs. First
-/// row = header.
-struct ResultTables {
-  std::vector<std::vector<std::string>> f1, exact_match, nll, paired,
-      costs;  ///< nll: empty if it was not measured
+/// One table of a results.json as people read it; first row = header.
+struct ResultTable {
+  std::string title;
+  std::vector<std::vector<std::string>> rows;
 };
-ResultTables result_tables(const OrderedJson& summary);
+/// F1 with intervals, exact match, NLL of answers and of plain text, differences, costs: those that have
+/// rows.
+std::vector<ResultTable> result_tables(const OrderedJson& summary);
 /// The tables as Markdown, with a line on what they show.
 std::string results_markdown(const OrderedJson& summary);
 

@@ -3,6 +3,7 @@
 // when something is wrong.
 #include <sys/wait.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -126,6 +127,25 @@ TEST_F(Programs, EvaluationTakesFinishedSetsUp) {
   const Json limited =
       json_of("ctxc-eval", "--checkpoint run --methods checkpoint --limit 5 --json --out few");
   EXPECT_EQ(limited.at("entries")[0].at("n"), 5);
+}
+
+TEST_F(Programs, EvaluationReadsPlainText) {
+  const std::string sets =
+      " data.context_tokens=8 data.generation_tokens=4 data.root=. 'data.eval=[{path: text.txt}]' ";
+  const Json results =
+      json_of("ctxc-eval", "--checkpoint run --methods full,checkpoint --json --out plain" + sets);
+  ASSERT_EQ(results.at("entries").size(), 2u);
+  for (const Json& entry : results.at("entries")) {
+    EXPECT_EQ(entry.at("set"), "text");
+    EXPECT_NEAR(entry.at("perplexity").get<double>(), std::exp(entry.at("nll").at("value").get<double>()),
+                1e-9);
+    EXPECT_FALSE(entry.contains("f1"));
+  }
+  EXPECT_TRUE(fs::exists(folder() + "/plain/records/text.jsonl"));
+  const std::string bad = "--checkpoint run --out bad" + sets;
+  expect_failure("ctxc-eval", bad + "--methods bm25", 2, "text: plain text has no question, which bm25");
+  expect_failure("ctxc-eval", bad + "--methods full prompt.shots=2", 2, "text: plain text has no question");
+  EXPECT_FALSE(fs::exists(folder() + "/bad"));
 }
 
 TEST_F(Programs, EvaluationSaysWhatIsWrong) {

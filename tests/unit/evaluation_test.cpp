@@ -153,6 +153,52 @@ TEST(Results, LikelihoodIsThereOnlyWhereItWasMeasured) {
   }
 }
 
+TEST(Results, PlainTextStandsApart) {
+  const testing::TempDir dir;
+  const auto text_result = [](const char* method, double nll) {
+    SetResult result = set_result(method, "wiki", 6, 0);
+    result.continued = true;
+    for (QuestionRecord& record : result.records) record.score = {0, 0, nll};
+    return result;
+  };
+  const std::vector<std::string> methods = {"full", "checkpoint"}, sets = {"squad", "wiki"};
+  {
+    EvalResults results(dir.str(), methods, sets, OrderedJson::object(), 100);
+    for (const char* method : {"full", "checkpoint"}) results.add(set_result(method, "squad", 8, 4), "q", {});
+    results.add(text_result("full", 2), "t", {});
+    results.add(text_result("checkpoint", 3), "t", {});
+  }
+  EXPECT_FALSE(fs::exists(dir / "predictions/wiki.json"));
+  EvalResults again(dir.str(), methods, sets, OrderedJson::object(), 100);
+  for (const std::string& method : methods)
+    for (const std::string& set : sets) ASSERT_TRUE(again.reuse(method, set, set == "wiki" ? "t" : "q"));
+  const OrderedJson summary = again.summary();
+  EXPECT_DOUBLE_EQ(summary["macro"]["checkpoint"]["f1"].get<double>(), 50);  // of the questions alone
+  EXPECT_EQ(summary["macro"]["checkpoint"]["sets"], 1);
+  ASSERT_EQ(summary["paired"].size(), 2u);
+  EXPECT_FALSE(summary["paired"][0].contains("nll"));  // the answers' was not asked for
+  EXPECT_DOUBLE_EQ(summary["paired"][1]["nll"]["value"].get<double>(), 1);
+  EXPECT_FALSE(summary["paired"][1].contains("f1"));
+  const std::string markdown = results_markdown(summary);
+  EXPECT_NE(markdown.find("wiki (n=6): NLL"), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find("20.09"), std::string::npos) << markdown;  // e^3
+  EXPECT_EQ(markdown.find("wiki (n=6) "), std::string::npos) << "among the scores of answers";
+  const Report report = make_report({dir.str()});
+  EXPECT_NE(report.html.find("20.09"), std::string::npos);
+}
+
+TEST(Results, TextAloneHasNoScores) {
+  const testing::TempDir dir;
+  SetResult result = set_result("full", "wiki", 6, 0);
+  result.continued = true;
+  EvalResults results(dir.str(), {"full"}, {"wiki"}, {}, 100);
+  results.add(result, "t", {});
+  const OrderedJson summary = results.summary();
+  EXPECT_TRUE(summary["macro"].empty());
+  EXPECT_EQ(results_markdown(summary).find("F1"), std::string::npos);
+  EXPECT_EQ(make_report({dir.str()}).html.find("F1"), std::string::npos);
+}
+
 TEST(Results, WhatIsTakenUpLastIsInTheFileToo) {
   const testing::TempDir dir;
   const auto entries = [&] { return read_json_file((dir / "results.json").string()).at("entries").size(); };

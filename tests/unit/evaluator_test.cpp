@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 
+#include "data/synthetic.h"
 #include "eval/bm25.h"
 #include "eval/readers.h"
 #include "model/loss.h"
@@ -87,6 +89,56 @@ TEST_F(Evaluator, LikelihoodIsTheCrossEntropyOfTheAnswer) {
   }
   const double none = summarize_scores(run("none", true).scores()).nll;
   EXPECT_GT(none, summarize_scores(found.scores()).nll + 1);
+}
+
+/// Blocks of 24 tokens to read and 8 that follow, cut from passages of the base's own kind.
+std::shared_ptr<DataSource> open_text_blocks(const Prompt& prompt, const std::string& path) {
+  std::ofstream file(path);
+  SyntheticConfig passages;
+  for (int64_t i = 0; i < 6; ++i) file << synthetic_passage(passages, i).context << "\n";
+  file.close();
+  SourceConfig config;
+  config.path = path;
+  config.format = "text";
+  ExampleRules rules;
+  rules.evaluation = true;
+  rules.context_tokens = 24;
+  rules.generation_tokens = 8;
+  rules.reconstruction = 1;  // a matter of training: an evaluation continues every block
+  return open_source(config, "", rules, prompt);
+}
+
+TEST_F(Evaluator, PlainTextIsMeasuredByWhatFollowsIt) {
+  const testing::TempDir dir;
+  const auto text = open_text_blocks(*prompt_, (dir / "text.txt").string());
+  const std::vector<QuestionRef> blocks = select_questions(*text, 5);
+  ASSERT_EQ(blocks.size(), 5u);
+  EvalConfig config;
+  config.batch_tokens = 60;  // several batches
+  const auto measured = [&](const char* method) { return evaluate(reader(method), *text, blocks, config); };
+  const SetResult full = measured("full");
+  EXPECT_TRUE(full.continued);
+  EXPECT_EQ(full.contexts, 5);
+  EXPECT_EQ(full.new_tokens, 0);
+  // The same tokens as one text behind no memory at all.
+  const Reader none = reader("none");
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const Example block = text->example(blocks[i].example);
+    Batch batch;
+    batch.examples.resize(1);
+    batch.examples[0].queries = {{block.context, block.queries[0].target, "", "", {}}};
+    const at::NoGradGuard no_grad;
+    Context context(*backbone_, batch);
+    const Memory memory = none.compressor->compress(context, {.training = false}).memory;
+    BatchReading reading(*backbone_, memory, batch);
+    const Tensor expected =
+        chunked_cross_entropy(reading.hidden_MD(), backbone_->head_VD(), reading.target_M("test"));
+    EXPECT_NEAR(full.records[i].score.nll, expected.item<double>(), 1e-4) << i;
+    EXPECT_EQ(full.records[i].prediction, "");
+  }
+  const SetResult cut = measured("truncate_tail");
+  EXPECT_EQ(cut.vectors, 6);
+  EXPECT_NE(cut.records[0].score.nll, full.records[0].score.nll);
 }
 
 TEST_F(Evaluator, Bm25ReadsWhatItsQuestionNeeds) {
