@@ -19,7 +19,7 @@ from plots import Group, save_plot  # noqa: E402  (says what to install)
 
 OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/diffusion-smollm2"
 STARTS = ["random", "pca", "pca_first", "pca_first-576", "mean_pool-none", "mean_pool-mean", "mean_pool-first"]
-COMPRESSORS = ["diffusion", "no-channel", "progressive", "comprexit", "mean_pool", "icae", "500x"]
+COMPRESSORS = ["diffusion", "no-channel", "progressive", "comprexit", "mean_pool", "icae", "500x", "sac"]
 REFERENCES = ["prompt-none", "prompt-head", "prompt-tail", "prompt-full", "bm25-prompt-full"]
 MAIN = "-42-1e-3"  # the seed and the learning rate of the main table
 NOT_AVERAGED = {"newsqa"}
@@ -200,7 +200,7 @@ def plot(found, cost):
         points = [interval(averaged(found[method]), 2) for method in methods]
         return Group(name, [cost[method]["vectors_read"] for method in methods], *map(list, zip(*points)))
     lines = [("virtual tokens; none, head, all", ["prompt-none", "prompt-head", "prompt-full"]), ("virtual tokens, BM25", ["bm25-prompt-full"])]
-    lines += [(method, [method]) for method in ("diffusion", "progressive", "comprexit", "mean_pool", "icae", "500x")]
+    lines += [(method, [method]) for method in ("diffusion", "progressive", "comprexit", "mean_pool", "icae", "500x", "sac")]
     save_plot(os.path.join(HERE, "nll.svg"), [group(name, methods) for name, methods in lines if all(m in found for m in methods)],
               xlabel="vectors read, the head excepted (SQuAD)", ylabel="NLL of the answer, nats a token")
 

@@ -19,7 +19,7 @@ if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
 bin=${CTXC_BIN:-build/release/bin}
 diffusion=configs/diffusion_smollm2_cpu.yaml progressive=configs/progressive_smollm2_cpu.yaml
-compressors=(diffusion no-channel progressive comprexit mean_pool icae 500x)
+compressors=(diffusion no-channel progressive comprexit mean_pool icae 500x sac)
 references=(none head tail full)
 mkdir -p "$out"
 
@@ -37,6 +37,7 @@ choose() {
     mean_pool) method=($diffusion 'compressor={name: mean_pool, ratio: 4}' "$ce") ;;
     icae | 500x) # the encoder is the base with LoRA
       method=($diffusion "compressor={name: $1, ratio: 4, memory_tokens: 32, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
+    sac) method=($diffusion 'compressor={name: sac, ratio: 4, chunk: 128, lora: {rank: 32, alpha: 32, dropout: 0}}' "$ce") ;;
     prompt-*) method=($diffusion "compressor={name: prompt_tuning, tokens: 16, context: ${1#prompt-}}" "$ce") ;;
   esac
 }
@@ -76,11 +77,11 @@ for stage in "${stages[@]}"; do
     references) for name in "${references[@]}"; do fit "prompt-$name" 42 1e-3 100; done ;;
     squad)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/squad" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x}-42-1e-3 \
-        {diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x}-4{3,4}-1e-3 prompt-{none,head,tail,full}-42-1e-3)" > "$out/squad.md" ;;
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3 \
+        {diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-4{3,4}-1e-3 prompt-{none,head,tail,full}-42-1e-3)" > "$out/squad.md" ;;
     sets)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
-        eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x}-42-1e-3 \
+        eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3 \
         prompt-{none,head,tail,full}-42-1e-3)" > "$out/eval.md" ;;
     seeded) # the likelihood alone: one token is decoded
       for noise in zero 1 2 3 4 5; do

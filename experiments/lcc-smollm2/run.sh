@@ -101,7 +101,8 @@ books() {
   draw books text/books.jsonl.gz "$few"
   compile books/exact 1 compressor.optimise=truncate run.dtype=float32
   for method in truncate lora; do compile "books/$method" 8 "compressor.optimise=$method"; done
-  measure measured books/exact books/truncate books/lora
+  compile books/lora-continued 8 queries.continuations=8
+  measure measured books/exact $(under books truncate lora lora-continued)
 }
 
 long() {

@@ -107,6 +107,7 @@ CompileItems::CompileItems(const Backbone& backbone, const Prompt& prompt, const
              "the context is too short to compile (found {} tokens, expected at least {})", document.length(),
              kShortest);
   for (const std::string& query : queries.train) train_.push_back(add(prompt.query_ids(query), {}));
+  for (const TokenId token : next_tokens(options.continuations)) train_.push_back(add({token}, {}));
   for (const std::string& query : queries.held_out) held_out_.push_back(add(prompt.query_ids(query), {}));
   queries_ = static_cast<int64_t>(items_.size());
   const std::vector<Piece> probes = draw_probes(document.length(), options.probes, options.seed);
@@ -134,6 +135,23 @@ void CompileItems::check_window(int64_t read) const {
 int64_t CompileItems::add(Tokens prompt, Tokens target) {
   items_.push_back({std::move(prompt), std::move(target), {}});
   return static_cast<int64_t>(items_.size()) - 1;
+}
+
+Tokens CompileItems::next_tokens(int64_t count) const {
+  Tokens found;
+  if (count == 0) return found;
+  const at::NoGradGuard no_grad;
+  const int64_t rows = document_.prefix + document_.length();
+  // Read again, since the cache holds keys and values but not what the last token predicts.
+  const ReadItem last{{document_.context.back()}, {document_.context.back()}, {}};
+  const Tensor state_1D = predicting_states(backbone_, kv_memory(document_.first_rows(rows - 1)), {&last});
+  const Tensor logits_V = backbone_.logits(state_1D)[0];
+  const Tensor order_V = logits_V.argsort(/*dim=*/0, /*descending=*/true).cpu();
+  const Tokenizer& tokenizer = prompt_.tokenizer();
+  const int64_t* next = order_V.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < order_V.size(0) && static_cast<int64_t>(found.size()) < count; ++i)
+    if (!tokenizer.is_special(static_cast<TokenId>(next[i]))) found.push_back(static_cast<TokenId>(next[i]));
+  return found;
 }
 
 Tokens CompileItems::repeat_request() const {

@@ -1,5 +1,8 @@
 // What a memory under construction is asked (lcc.md sections 4 and 5), and what the teacher says to it:
-//   queries   random instructions with the answers the base writes with the full context in view
+//   queries   random instructions with the answers the base writes with the full context in view, and on
+//   request the
+//             texts it would go on with behind the context, without any form of a chat
+//             (queries.continuations)
 //   pieces    parts of the context, asked for again; their starts are drawn anew in every epoch
 //   probes    short spans of the context that no piece starts at: the validation of memory
 // The teacher's final hidden states at the positions that predict a target are computed once per item.
@@ -64,6 +67,7 @@ struct ItemOptions {
   uint64_t seed = 0;
   int64_t max_new = 128;  ///< longest answer to a random query
   int64_t probes = 8;
+  int64_t continuations = 0;  ///< among the queries to train on
 };
 
 class CompileItems {
@@ -96,6 +100,8 @@ class CompileItems {
 
  private:
   int64_t add(Tokens prompt, Tokens target);
+  /// The `count` likeliest tokens behind the context, special ones left out.
+  Tokens next_tokens(int64_t count) const;
   int64_t piece_item(const Piece& piece);
   void check_window(int64_t slots) const;
 

@@ -32,6 +32,7 @@ CompileSettings settings_of(const RunConfig& config) {
   settings.clip = train.clip;
   settings.adamw = {train.betas[0], train.betas[1], train.eps, train.weight_decay};
   settings.max_new = config.queries.max_new;
+  settings.continuations = config.queries.continuations;
   return settings;
 }
 

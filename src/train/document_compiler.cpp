@@ -88,7 +88,10 @@ DocumentCompiler::DocumentCompiler(const Backbone& backbone, const Prompt& promp
       document_(document),
       settings_(std::move(settings)),
       items_(backbone, prompt, document, method.recipe(), queries,
-             {.seed = settings_.seed, .max_new = settings_.max_new, .probes = 8}),
+             {.seed = settings_.seed,
+              .max_new = settings_.max_new,
+              .probes = 8,
+              .continuations = settings_.continuations}),
       head_VD_(backbone.head_VD()) {}
 
 int64_t DocumentCompiler::steps_in_all() const {

@@ -23,7 +23,7 @@ struct CompileSettings {
   double lr = 2e-4, warmup = 0.03, final_lr = 0.1, clip = 1;
   std::string schedule = "cosine";
   AdamWOptions adamw;
-  int64_t max_new = 128;
+  int64_t max_new = 128, continuations = 0;
   bool keep_parameters = false;  ///< states hold what was trained
 };
 

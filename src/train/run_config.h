@@ -57,7 +57,7 @@ struct DataSection {
 /// Random queries of methods that compile one context at a time.
 struct QuerySection {
   std::string path;
-  int64_t count = 128, held_out = 16, max_new = 128;
+  int64_t count = 128, held_out = 16, continuations = 0, max_new = 128;
   void describe(Fields& f);
 };
 

@@ -85,6 +85,11 @@ void QuerySection::describe(Fields& f) {
     "text file (one a line) or JSONL (key `query`) of random queries; empty: those of the project");
   f("count", count, "queries drawn for a context to train on").min(1);
   f("held_out", held_out, "queries drawn for a context to measure on").min(1);
+  f("continuations", continuations,
+    "plain continuations of the context among the queries, from its likeliest next tokens: for memories that "
+    "are "
+    "to be written on from")
+      .min(0);
   f("max_new", max_new, "longest answer of the teacher").min(1).unit("tokens");
 }
 

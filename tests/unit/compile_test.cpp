@@ -125,6 +125,41 @@ TEST_F(Compile, PresetsFillInWhatTheConfigurationLeavesOut) {
   EXPECT_TRUE(is_per_document(small));
 }
 
+TEST_F(Compile, ContinuationsAreWhatTheBaseGoesOnWith) {
+  const RunConfig settings = config();
+  const auto backbone = Backbone::load(settings.backbone.path);
+  const Tokenizer tokenizer = Tokenizer::load(settings.tokenizer_path());
+  const Prompt prompt(settings.prompt, tokenizer);
+  const Document document = read_document(*backbone, prompt.head_ids(), prompt.context_ids(kText));
+  const QueryDraw queries{{"one?", "two?"}, {"three?"}};
+  CompileItems items(*backbone, prompt, document, {}, queries, {.seed = 0, .max_new = 5, .continuations = 3});
+  ASSERT_EQ(items.train_queries().size(), 5u);
+  ASSERT_EQ(items.held_out().size(), 1u);
+  items.answer(/*all=*/true, [](int64_t, int64_t) {});
+  // What decoding of the bare text makes likeliest, end tokens aside, and how it goes on from there.
+  const Memory bare = kv_memory(document.first_rows(document.prefix + document.length() - 1));
+  GenerateOptions options;
+  options.want_step_logits = true;
+  options.max_new_tokens = 1;
+  Tensor logits_V =
+      generate(*backbone, bare, {0}, {{document.context.back()}}, options).step_logits_BTV[0][0].clone();
+  for (TokenId token = 0; token < tokenizer.vocab_size(); ++token)
+    if (tokenizer.is_special(token)) logits_V[token] = -1e9;
+  const ReadItem& likeliest = items.item(items.train_queries()[2]);
+  ASSERT_EQ(likeliest.prompt.size(), 1u);
+  EXPECT_EQ(likeliest.prompt[0], logits_V.argmax().item<int64_t>());
+  options.max_new_tokens = 5;
+  options.eos = ending_ids(*backbone, prompt);
+  const Tokens read = {document.context.back(), likeliest.prompt[0]};
+  EXPECT_EQ(likeliest.target, generate(*backbone, bare, {0}, {read}, options).tokens[0]);
+  std::set<TokenId> first;
+  for (size_t i = 2; i < 5; ++i) first.insert(items.item(items.train_queries()[i]).prompt[0]);
+  EXPECT_EQ(first.size(), 3u);
+  // The teacher has rows for them like for any query.
+  EXPECT_EQ(items.taught(items.train_queries()[2]).teacher_ND.size(0),
+            static_cast<int64_t>(likeliest.target.size()));
+}
+
 TEST_F(Compile, ATextBecomesAMemoryThatReadsAsMeasured) {
   const RunConfig settings = config();
   ContextCompiler compiler(settings);

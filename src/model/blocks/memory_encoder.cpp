@@ -5,6 +5,7 @@
 #include "model/blocks/affine.h"
 #include "model/blocks/slot_head.h"
 #include "model/device.h"
+#include "model/layers.h"
 
 namespace ctxc {
 namespace {
@@ -27,14 +28,55 @@ void MemoryEncoderConfig::describe(Fields& f) {
   f("sink", sink, "the decoder reads a head (BOS) before the slots");
 }
 
-MemoryEncoder::MemoryEncoder(const MemoryEncoderConfig& config, const CompressorSetup& setup)
-    : config_(config), layers_(setup.backbone.num_layers) {
-  lora_.emplace(config.lora, setup.backbone, setup.seed, at::kCPU);
-  for (const auto& [name, tensor] : lora_->tensors()) {
-    std::string flat = name;  // a dot would name a submodule
-    std::replace(flat.begin(), flat.end(), '.', '/');
-    register_parameter(flat, tensor);
+std::vector<KvPair> gather_keys(const std::vector<KvPair>& packed, const Tensor& index_N, int64_t batch) {
+  std::vector<KvPair> found;
+  const auto of_rows = [&](const Tensor& x_1GPE) {
+    return gather_rows(x_1GPE[0], 1, index_N, batch).transpose(0, 1);
+  };
+  for (const KvPair& pair : packed) found.push_back({of_rows(pair.key_BGKE), of_rows(pair.value_BGKE)});
+  return found;
+}
+
+Memory serve_keys(const Context& context, const CompressorSetup& setup, bool sink, const Encoded& encoded,
+                  const Tensor& positions_BK) {
+  std::vector<Tensor> positions;
+  if (positions_BK.defined()) positions.push_back(positions_BK.to(at::kFloat));
+  Memory memory = lay_out_slots(context, setup, sink, {}, {encoded.mask_BK}, positions);
+  memory.slots_BKD = Tensor();  // the slots are keys and values
+  const Tensor delta_BK = memory.position_BK - encoded.position_BK,
+               frequencies = context.backbone().inverse_frequencies();
+  for (const KvPair& pair : encoded.kv) {
+    std::vector<Tensor> turned;
+    for (int64_t row = 0; row < context.batch(); ++row)
+      turned.push_back(shift_keys(pair.key_BGKE[row], delta_BK[row], frequencies));
+    memory.kv.push_back({at::stack(turned), pair.value_BGKE.contiguous()});
   }
+  return memory;
+}
+
+void register_lora(torch::nn::Module& module, const LoraParameters& lora) {
+  for (const auto& [name, tensor] : lora.tensors()) {
+    std::string flat = name;
+    std::replace(flat.begin(), flat.end(), '.', '/');
+    module.register_parameter(flat, tensor);
+  }
+}
+
+std::map<std::string, std::string> behind_the_last_keys(const torch::nn::Module& module, int64_t layers,
+                                                        const std::string& prefix) {
+  std::map<std::string, std::string> idle;
+  const std::string last = fmt::format("layers/{}/", layers - 1);
+  for (const auto& entry : module.named_parameters())
+    if (entry.key().starts_with(last) && entry.key().find("/k_proj/") == std::string::npos &&
+        entry.key().find("/v_proj/") == std::string::npos)
+      idle[prefix + entry.key()] = "only keys and values of the last layer are read";
+  return idle;
+}
+
+MemoryEncoder::MemoryEncoder(const MemoryEncoderConfig& config, const CompressorSetup& setup)
+    : config_(config) {
+  lora_.emplace(config.lora, setup.backbone, setup.seed, at::kCPU);
+  register_lora(*this, *lora_);
   const double deviation = config.init == "normal"        ? 1
                            : setup.embedding_VD.defined() ? table_rms(setup.embedding_VD)
                                                           : setup.backbone.initializer_range;
@@ -46,16 +88,6 @@ MemoryEncoder::MemoryEncoder(const MemoryEncoderConfig& config, const Compressor
 int64_t MemoryEncoder::slots_for(int64_t tokens) const {
   if (config_.ratio == 0) return config_.memory_tokens;
   return std::min((tokens + config_.ratio - 1) / config_.ratio, config_.memory_tokens);
-}
-
-std::map<std::string, std::string> MemoryEncoder::behind_the_last_keys(const std::string& prefix) const {
-  std::map<std::string, std::string> idle;
-  const std::string last = fmt::format("layers/{}/", layers_ - 1);
-  for (const auto& entry : named_parameters())
-    if (entry.key().starts_with(last) && entry.key().find("/k_proj/") == std::string::npos &&
-        entry.key().find("/v_proj/") == std::string::npos)
-      idle[prefix + entry.key()] = "only keys and values of the last layer are read";
-  return idle;
 }
 
 Encoded MemoryEncoder::encode(Context& context, const StepKey& key, bool keep_kv) const {
@@ -95,12 +127,7 @@ Encoded MemoryEncoder::encode(Context& context, const StepKey& key, bool keep_kv
       context.run(rows, {.collect = {}, .layers = 0, .keep_kv = keep_kv, .adapters = &adapters});
   const Tensor index_N = to_device(at::tensor(index, at::kLong), backbone.device());
   encoded.hidden_BKD = gather_rows(result.hidden[0], 0, index_N, batch);
-  for (const KvPair& pair : result.kv) {
-    const auto of_rows = [&](const Tensor& x_1GPE) {
-      return gather_rows(x_1GPE[0], 1, index_N, batch).transpose(0, 1);
-    };
-    encoded.kv.push_back({of_rows(pair.key_BGKE), of_rows(pair.value_BGKE)});
-  }
+  encoded.kv = gather_keys(result.kv, index_N, batch);
   return encoded;
 }
 

@@ -7,9 +7,7 @@
 // here. The published decoder has no head in front and reads BOS behind the memory: `sink: false`, with BOS
 // at the start of the text; only differences of positions count, so nothing else differs.
 #include "model/blocks/memory_encoder.h"
-#include "model/blocks/slot_head.h"
 #include "model/budget.h"
-#include "model/layers.h"
 
 namespace ctxc {
 namespace {
@@ -27,21 +25,12 @@ class FiveHundredX : public Compressor {
   std::string config_yaml() const override { return dump_config(config_); }
   /// What acts on nothing but the last hidden state, which is not read.
   std::map<std::string, std::string> idle_parameters() const override {
-    return encoder_->behind_the_last_keys("encoder.");
+    return behind_the_last_keys(*encoder_, setup_.backbone.num_layers, "encoder.");
   }
 
   Compressed compress(Context& context, const StepKey& key, const State&) override {
-    Encoded encoded = encoder_->encode(context, key, /*keep_kv=*/true);
-    const Backbone& backbone = context.backbone();
-    Memory memory = lay_out_slots(context, setup_, config_.sink, {}, {encoded.mask_BK});
-    memory.slots_BKD = Tensor();  // the slots are keys and values
-    const Tensor delta_BK = memory.position_BK - encoded.position_BK;
-    for (KvPair& pair : encoded.kv) {
-      std::vector<Tensor> turned;
-      for (int64_t row = 0; row < context.batch(); ++row)
-        turned.push_back(shift_keys(pair.key_BGKE[row], delta_BK[row], backbone.inverse_frequencies()));
-      memory.kv.push_back({at::stack(turned), pair.value_BGKE.contiguous()});
-    }
+    const Encoded encoded = encoder_->encode(context, key, /*keep_kv=*/true);
+    Memory memory = serve_keys(context, setup_, config_.sink, encoded);
     if (ratio() > 0) check_budget(memory, context.lengths(), ratio());
     return {std::move(memory), {}, {}};
   }
