@@ -6,7 +6,9 @@
 
 #include "core/cli.h"
 #include "core/error.h"
+#include "core/log.h"
 #include "core/text.h"
+#include "model/layers.h"
 #include "model/memory_record.h"
 #include "model/weights.h"
 
@@ -23,6 +25,17 @@ std::string utc_now() {
 /// Header rows in front of the slots: their embeddings.
 Tensor header_embeddings(const Memory& memory, int64_t row, const Backbone& backbone) {
   return backbone.embed(memory.head_ids_BP[row].to(backbone.device()));
+}
+
+/// By how much slots `valid_K` of a row stand elsewhere than without gaps behind the head, int64; undefined
+/// where they do not.
+Tensor gap_closing_shift(const Memory& memory, int64_t row, const Tensor& valid_K) {
+  const int64_t head = memory.head_ids_BP.size(1), slots = valid_K.size(0);
+  const Tensor position_K = memory.position_BK[row].index_select(0, valid_K);
+  const Tensor shift_K = at::arange(head, head + slots, position_K.options()) - position_K;
+  const bool dense =
+      shift_K.eq(0).all().item<bool>() && memory.next_position_B[row].item<int64_t>() == head + slots;
+  return dense ? Tensor() : shift_K;
 }
 
 /// The tensor of this name, with `dims` dimensions and a floating type.
@@ -160,6 +173,12 @@ void save_memory(const std::string& path, const MemoryArtifact& memory) {
 MemoryArtifact make_memory_artifact(const Memory& memory, int64_t row, const Backbone& backbone,
                                     const Tokenizer& tokenizer, const std::string& method) {
   const Tensor valid_K = memory.mask_BK[row].nonzero().flatten();
+  const Tensor shift_K = gap_closing_shift(memory, row, valid_K);
+  if (shift_K.defined())
+    log_warning(
+        method +
+        ": an artifact holds its slots without gaps, as engines read them; these were trained at other "
+        "positions, so answers differ from those of ctxc-eval");
   MemoryArtifact artifact;
   artifact.kind = memory.kv.empty() ? "embeds" : "kv";
   std::vector<int64_t> header;
@@ -177,6 +196,7 @@ MemoryArtifact make_memory_artifact(const Memory& memory, int64_t row, const Bac
     for (size_t layer = 0; layer < memory.kv.size(); ++layer) {
       Tensor key = memory.kv[layer].key_BGKE[row].index_select(1, valid_K),
              value = memory.kv[layer].value_BGKE[row].index_select(1, valid_K);
+      if (shift_K.defined()) key = shift_keys(key, shift_K, backbone.inverse_frequencies());
       if (!head.empty()) {
         key = at::cat({head[layer].key_BGKE[0].to(key.scalar_type()), key}, 1);
         value = at::cat({head[layer].value_BGKE[0].to(value.scalar_type()), value}, 1);

@@ -40,8 +40,9 @@ void save_memory(const std::string& path, const MemoryArtifact& memory);
 void check_memory_fits(const MemoryArtifact& memory, const Backbone& backbone, const Tokenizer& tokenizer,
                        bool force);
 
-/// Row `row` of a memory as an artifact: header first, masked slots dropped. The caller adds what it knows of
-/// the context (`context`, `ratio`, `metrics`) to `info`.
+/// Row `row` of a memory as an artifact: header first, masked slots dropped; slots that stand with gaps are
+/// moved together, with a warning. The caller adds what it knows of the context (`context`, `ratio`,
+/// `metrics`) to `info`.
 MemoryArtifact make_memory_artifact(const Memory& memory, int64_t row, const Backbone& backbone,
                                     const Tokenizer& tokenizer, const std::string& method);
 /// Keys and values [1, G, N, E] of every layer whose first rows are those of `header`.

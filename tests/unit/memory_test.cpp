@@ -5,7 +5,9 @@
 #include <filesystem>
 
 #include "core/file.h"
+#include "model/layers.h"
 #include "model/parameters.h"
+#include "model/per_document.h"
 #include "model/reading.h"
 #include "model/weights.h"
 #include "testing.h"
@@ -60,6 +62,21 @@ class KvMemory : public ::testing::Test {
   Tokenizer tokenizer_;
   std::string path_;
 };
+
+TEST_F(KvMemory, SlotsWithGapsAreMovedTogether) {
+  const Tokens text = random_tokens(6, 3);
+  const std::vector<KvPair> kv = read_kv(*backbone_, text);
+  Memory memory = kv_memory(kv);
+  memory.mask_BK[0][4] = false;
+  memory.position_BK = at::tensor({0, 1, 2, 3, 0, 5}, at::kLong).view({1, 6});
+  memory.next_position_B = at::tensor({9}, at::kLong);
+  const MemoryArtifact artifact = make_memory_artifact(memory, 0, *backbone_, tokenizer_, "gaps");
+  const Tensor moved = shift_keys(kv[0].key_BGKE[0].narrow(1, 5, 1), at::tensor({-1}, at::kLong),
+                                  backbone_->inverse_frequencies());
+  EXPECT_TRUE(at::equal(artifact.k_LGNE[0].narrow(1, 0, 4), kv[0].key_BGKE[0].narrow(1, 0, 4)));
+  EXPECT_LT(relative_error(artifact.k_LGNE[0].narrow(1, 4, 1), moved), 1e-6);
+  EXPECT_GT(relative_error(moved, kv[0].key_BGKE[0].narrow(1, 5, 1)), 1e-3);
+}
 
 TEST_F(KvMemory, OnePrefillReadsLikeTheEmbeddings) {
   const MemoryArtifact rows = embeds({3, 9}, 6, 1);
