@@ -70,16 +70,20 @@ def trained(name):
 
 def trainings():
     rows = [["run (seed, learning rate)", "parameters", "steps", "s a step", "cross-entropy"]]
+
+    def add(run, shown):
+        if not trained(run):
+            return
+        steps = [row for row in log_of(run) if "seconds" in row]
+        seconds = sorted(row["seconds"] for row in steps)
+        rows.append([shown, f"{parameters(run):,}", str(len(steps)), f"{seconds[len(seconds) // 2]:.1f}", f"{valid_ce(run)[-1]:.3f}"])
+
     for method in COMPRESSORS + [name for name in REFERENCES if not name.startswith("bm25")]:
         for seed in (42, 43, 44):
             for rate in ("3e-4", "1e-3", "3e-3"):
-                run = f"{method}-{seed}-{rate}"
-                if not trained(run):
-                    continue
-                steps = [row for row in log_of(run) if "seconds" in row]
-                seconds = sorted(row["seconds"] for row in steps)
-                rows.append([f"{method} ({seed}, {rate})", f"{parameters(run):,}", str(len(steps)),
-                             f"{seconds[len(seconds) // 2]:.1f}", f"{valid_ce(run)[-1]:.3f}"])
+                add(f"{method}-{seed}-{rate}", f"{method} ({seed}, {rate})")
+        for ratio in ("8x", "16x"):
+            add(f"{method}-{ratio}", f"{method} (42, 1e-3), then {ratio}")
     table(rows)
 
 
@@ -91,7 +95,7 @@ def read_records(folder):
         clusters = collections.defaultdict(list)
         for line in open(os.path.join(folder, entry["records"])):
             row = json.loads(line)
-            clusters[row["context"]].append((100 * row["exact_match"], 100 * row["f1"], row["nll"]))
+            clusters[row["context"]].append((100 * row.get("exact_match", 0), 100 * row.get("f1", 0), row["nll"]))
         found[entry["method"]][entry["set"]] = clusters
     return results, found
 
@@ -137,14 +141,14 @@ def label(method):
     return ("diffusion" + MAIN if method == "checkpoint" else method).replace(MAIN, "")
 
 
-def measured(folder):
-    """{label: {set: clusters}} of the methods that all sets have, {label: entry of SQuAD}, names of the sets."""
+def measured(folder, of="squad"):
+    """{label: {set: clusters}} of the methods that all sets have, {label: entry of the set `of`}, names of the sets."""
     path = os.path.join(OUT, folder)
     if not os.path.exists(os.path.join(path, "results.json")):
         return {}, {}, []
     results, found = read_records(path)
     whole = {label(method): found[method] for method in results["methods"] if len(found[method]) == len(results["sets"])}
-    return whole, {label(entry["method"]): entry for entry in results["entries"] if entry["set"] == "squad"}, results["sets"]
+    return whole, {label(entry["method"]): entry for entry in results["entries"] if entry["set"] == of}, results["sets"]
 
 
 def squad():
@@ -159,10 +163,80 @@ def squad():
         gaps = ["" if method in REFERENCES else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
         rows.append([method, f"{cost[method]['vectors_read']:.1f}", cell(interval(sets, 2), 3)] + gaps)
     table(rows)
-    channel = [found[f"{name}{seed}"] for seed in ("", "-43-1e-3", "-44-1e-3") for name in ("diffusion", "no-channel")
-               if f"{name}{seed}" in found]
-    for i in range(0, len(channel) - 1, 2):
-        print(f"Channel minus none, {i // 2 + 1}. seed: {cell(interval(minus(channel[i], channel[i + 1]), 2), 3)}\n")
+    several_seeds(found)
+
+
+def seeds_of(found, method):
+    """{seed: sets}"""
+    names = {42: method, **{seed: f"{method}-{seed}-1e-3" for seed in (43, 44)}}
+    return {seed: found[name] for seed, name in names.items() if name in found}
+
+
+def seeds_interval(runs, metric):
+    """Mean over trainings and contexts; both are drawn with replacement."""
+    rng = random.Random(0)
+
+    def mean(drawn_runs, drawn_contexts):
+        return sum(mean_over(sets, metric, drawn_contexts) for sets in drawn_runs) / len(drawn_runs)
+
+    value = mean(runs, {name: draw(clusters, None) for name, clusters in runs[0].items()})
+    drawn = sorted(mean([rng.choice(runs) for _ in runs], {name: draw(clusters, rng) for name, clusters in runs[0].items()})
+                   for _ in range(RESAMPLES))
+    return value, drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES) - 1]
+
+
+def several_seeds(found):
+    """Methods that were trained from more than one seed; differences are paired by seed and question."""
+    print("### SQuAD over seeds (trainings and contexts drawn)\n")
+    rows = [["", "seeds", "NLL of each", "NLL", "minus prompt-none", "minus prompt-head", "minus no-channel"]]
+    for method in COMPRESSORS:
+        runs = seeds_of(found, method)
+        if len(runs) < 2:
+            continue
+        row = [method, ", ".join(map(str, runs)), ", ".join(f"{interval(sets, 2)[0]:.3f}" for sets in runs.values()),
+               cell(seeds_interval(list(runs.values()), 2), 3)]
+        for name in ("prompt-none", "prompt-head"):
+            row.append(cell(seeds_interval([minus(sets, found[name]) for sets in runs.values()], 2), 3))
+        others = seeds_of(found, "no-channel")
+        gaps = [minus(sets, others[seed]) for seed, sets in runs.items() if seed in others]
+        each = ", ".join(f"{interval(gap, 2)[0]:+.3f}" for gap in gaps)
+        row.append("" if method == "no-channel" else f"{cell(seeds_interval(gaps, 2), 3)} ({each})")
+        rows.append(row)
+    table(rows)
+
+
+def sixteen():
+    """SQuAD at 16x; the checkpoint of the evaluation is diffusion's."""
+    found, cost, _ = measured("sixteen")
+    if not found:
+        return
+    names = {"diffusion": "diffusion", "prompt-none": "prompt-none", "truncate_head-prompt-full": "first tokens",
+             "truncate_tail-prompt-full": "last tokens", "bm25-prompt-full": "bm25", "prompt-full": "full"}
+    found = {names.get(name, name.removesuffix("-16x")): sets for name, sets in found.items()}
+    cost = {names.get(name, name.removesuffix("-16x")): entry for name, entry in cost.items()}
+    references = [name for name in ("prompt-none", "first tokens", "last tokens", "bm25", "full") if name in found]
+    print("### SQuAD at 16x: NLL of the first accepted answer, nats a token\n")
+    rows = [["", "vectors", "NLL"] + [f"minus {name}" for name in references]]
+    for method, sets in found.items():
+        gaps = ["" if method in references else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
+        rows.append([method, f"{cost[method]['vectors_read']:.1f}", cell(interval(sets, 2), 3)] + gaps)
+    table(rows)
+
+
+def text():
+    found, _, names = measured("text", of="wikitext2")
+    if not found:
+        return
+    print("### Plain text at 4x: NLL of the 32 tokens that follow, nats a token\n")
+    counts = {name: sum(map(len, found["diffusion"][name].values())) for name in names}
+    rows = [[""] + [column for name in names for column in (f"{name} (n={counts[name]})", "minus truncate_tail")]]
+    for method, sets in found.items():
+        row = [method]
+        for name in names:
+            gap = minus({name: sets[name]}, {name: found["truncate_tail"][name]})
+            row += [cell(interval({name: sets[name]}, 2), 3), "" if method == "truncate_tail" else cell(interval(gap, 2), 3)]
+        rows.append(row)
+    table(rows)
 
 
 def answers():
@@ -222,6 +296,8 @@ if __name__ == "__main__":
     print("### Training\n")
     trainings()
     squad()
+    sixteen()
+    text()
     answers()
     print("### Noise\n")
     noise()

@@ -6,14 +6,17 @@
 #   rates       the same at 3e-4 and 3e-3
 #   seeds       the same at 1e-3, seeds 43 and 44
 #   references  trained virtual tokens before nothing, a part or all of the text
+#   curriculum  8x, then 16x, 100 steps each from checkpoint to checkpoint, seed 42
 #   squad       likelihood of the answers on 500 questions of SQuAD, all runs that are there
+#   sixteen     the same at 16x
+#   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
 #   sets        likelihood and answers on the six sets
 #   seeded      diffusion with the noise of its channel
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(start methods rates seeds references squad sets seeded)
+stages=(start methods rates seeds references curriculum squad sixteen text sets seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -25,19 +28,20 @@ mkdir -p "$out"
 
 # Cross-entropy alone, for methods without terms of their own; none distils (kd doubles a step).
 ce='objective={ce: 1}'
-# METHOD: its configuration, in `method`. Contexts of 128 tokens at 4x.
+# METHOD [RATIO]: its configuration, in `method`. Contexts of 128 tokens.
 choose() {
+  local ratio=${2:-4}
   case $1 in
-    diffusion) method=($diffusion compressor.ratio=4 'objective={ce: 1, kl: 0, agg: 0.01, denoise: 0.1, recon: 0.1}') ;;
-    no-channel) method=($diffusion compressor.ratio=4 compressor.channel=none 'objective={ce: 1, agg: 0.01, recon: 0.1}') ;;
+    diffusion) method=($diffusion compressor.ratio=$ratio 'objective={ce: 1, kl: 0, agg: 0.01, denoise: 0.1, recon: 0.1}') ;;
+    no-channel) method=($diffusion compressor.ratio=$ratio compressor.channel=none 'objective={ce: 1, agg: 0.01, recon: 0.1}') ;;
     progressive) # one slice, so that no vector of the buffer is read
-      method=($progressive compressor.ratio=4 compressor.chunk=128 compressor.random_slices=1 compressor.random_keep=0
+      method=($progressive compressor.ratio=$ratio compressor.chunk=128 compressor.random_slices=1 compressor.random_keep=0
         'objective={ce: 1, recon: 0.1, nce: 0.05}') ;;
-    comprexit) method=($diffusion 'compressor={name: comprexit, ratio: 4, init: residual, residual_source: last}' "$ce") ;;
-    mean_pool) method=($diffusion 'compressor={name: mean_pool, ratio: 4}' "$ce") ;;
+    comprexit) method=($diffusion "compressor={name: comprexit, ratio: $ratio, init: residual, residual_source: last}" "$ce") ;;
+    mean_pool) method=($diffusion "compressor={name: mean_pool, ratio: $ratio}" "$ce") ;;
     icae | 500x) # the encoder is the base with LoRA
-      method=($diffusion "compressor={name: $1, ratio: 4, memory_tokens: 32, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
-    sac) method=($diffusion 'compressor={name: sac, ratio: 4, chunk: 128, lora: {rank: 32, alpha: 32, dropout: 0}}' "$ce") ;;
+      method=($diffusion "compressor={name: $1, ratio: $ratio, memory_tokens: 32, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
+    sac) method=($diffusion "compressor={name: sac, ratio: $ratio, chunk: 128, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
     prompt-*) method=($diffusion "compressor={name: prompt_tuning, tokens: 16, context: ${1#prompt-}}" "$ce") ;;
   esac
 }
@@ -58,8 +62,11 @@ fit() { choose "$1"; train "$1-$2-$3" "run.seed=$2" "train.lr=$3" "train.steps=$
 measured() {
   local list=checkpoint
   for name in "$@"; do if [ -e "$out/$name/trained" ]; then list+=",checkpoint=$out/$name"; fi; done
-  echo "$list,bm25=$out/prompt-full-42-1e-3"
+  echo "$list"
 }
+reader=$out/prompt-full-42-1e-3   # what reads the tokens that a cut leaves
+trained=({no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3
+  {diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-4{3,4}-1e-3 prompt-{none,head,tail,full}-42-1e-3)
 asked=(run.threads=1 eval.nll=true eval.query_tokens=64)
 still=(train.steps=1 train.lr=1e-12 train.warmup=0 train.save_every=0 train.valid_every=1)
 
@@ -75,14 +82,31 @@ for stage in "${stages[@]}"; do
     rates) for name in "${compressors[@]}"; do for rate in 3e-4 3e-3; do fit "$name" 42 "$rate" 200; done; done ;;
     seeds) for seed in 43 44; do for name in "${compressors[@]}"; do fit "$name" "$seed" 1e-3 200; done; done ;;
     references) for name in "${references[@]}"; do fit "prompt-$name" 42 1e-3 100; done ;;
+    curriculum)
+      for name in diffusion progressive comprexit mean_pool 500x; do
+        from=$out/$name-42-1e-3
+        for ratio in 8 16; do
+          choose "$name" $ratio
+          train "$name-${ratio}x" run.seed=42 train.lr=1e-3 train.steps=100 train.valid_every=100 "train.init_from=$from" \
+            train.init_partial=true
+          from=$out/$name-${ratio}x
+        done
+      done ;;
     squad)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/squad" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3 \
-        {diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-4{3,4}-1e-3 prompt-{none,head,tail,full}-42-1e-3)" > "$out/squad.md" ;;
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${trained[@]}"),bm25=$reader" > "$out/squad.md" ;;
+    sixteen)
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-16x" --out "$out/sixteen" --benchmarks squad --limit "${LIMIT:-500}" \
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {progressive,comprexit,mean_pool,500x}-16x \
+        prompt-{none,full}-42-1e-3),truncate_head=$reader,truncate_tail=$reader,bm25=$reader" > "$out/sixteen.md" ;;
+    text)
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" run.threads=1 --benchmarks wikitext2,peps \
+        "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]" \
+        --methods "$(measured "${trained[@]}"),full,none,truncate_head,truncate_tail" > "$out/text.md" ;;
     sets)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
         eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3 \
-        prompt-{none,head,tail,full}-42-1e-3)" > "$out/eval.md" ;;
+        prompt-{none,head,tail,full}-42-1e-3),bm25=$reader" > "$out/eval.md" ;;
     seeded) # the likelihood alone: one token is decoded
       for noise in zero 1 2 3 4 5; do
         seed=(compressor.infer_noise=seeded "compressor.noise_seed=$noise")
