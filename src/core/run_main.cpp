@@ -21,9 +21,9 @@ bool is_out_of_memory(const std::string& message) {
   return false;
 }
 
-/// A step's tensors are freed, and asked for again by the next step. What the allocator gives back to the
-/// system in between comes back as pages to be zeroed, each with a fault: a twentieth of a training step on a
-/// CPU.
+/// Where no other allocator is linked (cmake/allocator.cmake): a step's tensors are freed, and asked for
+/// again by the next step. What the allocator gives back to the system in between comes back as pages to be
+/// zeroed, each with a fault: a twentieth of a training step on a CPU.
 void keep_freed_memory() {
 #ifdef __GLIBC__
   mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest it takes
