@@ -97,18 +97,29 @@ def table(out, stage, rows, methods):
             print(f"Retention in F1, (memory - none) / (full - none): {', '.join(shares)}.")
 
 
+def pairs_of(methods):
+    """lcc against everything, lcc with continuations against everything, each ratio against truncation there, the warm start."""
+    wanted = [(name, other) for name in ("lora", "lora-continued") for other in methods]
+    wanted += [("lora-4x", "truncate-4x"), ("lora-16x", "truncate-16x"), ("warm-4x", "lora-4x")]
+    found = []
+    for one, other in wanted:
+        if one in methods and other in methods and one != other and (other, one) not in found:
+            found.append((one, other))
+    return found
+
+
 def paired(rows, methods):
-    """lcc and another memory of the same contexts; in KL and NLL less is better."""
-    others = [name for name in methods if name != "lora"]
-    if "lora" not in methods or not others:
+    """Two memories of the same contexts; in KL and NLL less is better."""
+    pairs = pairs_of(methods)
+    if not pairs:
         return
     answered = "f1" in rows[0]["full"]
     print(f"\n| paired | KL | NLL |{' F1, points |' if answered else ''}\n|---|---:|---:|{'---:|' if answered else ''}")
-    for name in others:
-        gaps = [cell([row["methods"]["lora"][key] - row["methods"][name][key] for row in rows]) for key in ("kl", "nll")]
+    for one, other in pairs:
+        gaps = [cell([row["methods"][one][key] - row["methods"][other][key] for row in rows]) for key in ("kl", "nll")]
         if answered:
-            gaps.append(cell([row["methods"]["lora"]["f1"] - row["methods"][name]["f1"] for row in rows], 100, 1))
-        print(f"| lcc - {name_of(name)} | {' | '.join(gaps)} |")
+            gaps.append(cell([row["methods"][one]["f1"] - row["methods"][other]["f1"] for row in rows], 100, 1))
+        print(f"| {name_of(one)} - {name_of(other)} | {' | '.join(gaps)} |")
 
 
 def states(out, stage, rows, methods):
@@ -123,11 +134,11 @@ def states(out, stage, rows, methods):
                   f"{mean(metrics, 'last', 'heldout_kl'):.3f} | {mean(metrics, 'last', 'probe_nll'):.3f} |")
 
 
-def course(out, methods=("lora", "buffers", "kv")):
+def course(out, stage, methods, plot=False):
     """What a compile had reached after so many steps and seconds of optimisation (teacher and checks not counted)."""
     found = {}
     for method in methods:
-        path = out / "main" / method / "log.jsonl"
+        path = out / stage / method / "log.jsonl"
         points, spent = {}, {}
         for row in lines(path) if path.exists() else []:
             if "seconds" in row:
@@ -141,13 +152,13 @@ def course(out, methods=("lora", "buffers", "kv")):
                              for step, rows in sorted(points.items()) if len(rows) == most}
     if not found:
         return
-    print("## In the course of a compile (contexts of main)\n")
+    print(f"## In the course of a compile (contexts of {stage})\n")
     print("| method | step | seconds of steps | KL on unseen random queries | NLL of the probes |\n|---|---:|---:|---:|---:|")
     for method, points in found.items():
         for step, (seconds, kl, nll) in points.items():
             print(f"| {name_of(method)} | {step} | {seconds:.0f} | {kl:.3f} | {nll:.3f} |")
     print()
-    if "--plot" in sys.argv:
+    if plot and "--plot" in sys.argv:
         here = pathlib.Path(__file__).resolve().parent
         sys.path.insert(0, str(here.parent))
         from plots import Group, save_plot  # says what to install
@@ -195,7 +206,8 @@ def report(out, stage, path):
 
 def main(out):
     sweep(out)
-    course(out)
+    course(out, "main", ("lora", "buffers", "kv"), plot=True)
+    course(out, "ratios", ("lora-4x", "warm-4x", "lora-16x"))
     failed = [report(out, stage, path) for stage in STAGES for path in sorted((out / stage).glob("*.jsonl"))
               if path.stem in ("measured", "comprexit")]
     return 1 if any(failed) else 0
