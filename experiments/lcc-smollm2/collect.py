@@ -70,6 +70,8 @@ def table(out, stage, rows, methods):
     answered = "em" in rows[0]["full"]
     header = ["memory", "slots", "KL to the full context", "NLL", "NLL none - memory", "NLL foreign - memory"]
     header += ["EM %", "F1 %"] if answered else []
+    general = "general_kl" in rows[0]["full"]
+    header += ["general KL", "from no context", "agreement %"] if general else []
     header += ["steps", "seconds", "recon %"]
     print(f"\n| {' | '.join(header)} |\n|---|{'---:|' * (len(header) - 1)}")
     for name in ("full", "none", *methods):
@@ -82,6 +84,9 @@ def table(out, stage, rows, methods):
                  cell([row["none"]["nll"] - n["nll"] for row, n in zip(rows, numbers)]), foreign]
         if answered:
             cells += [cell([n[score] for n in numbers], 100, 1) for score in ("em", "f1")]
+        if general:
+            cells += [cell([n[key] for n in numbers]) for key in ("general_kl", "general_kl_none")]
+            cells.append(cell([n["general_agreement"] for n in numbers], 100, 1))
         metrics = compiles(out, stage, name, rows) if name in methods else []
         cells += [f"{mean(metrics, 'steps'):.0f}", f"{mean(metrics, 'seconds'):.0f}",
                   f"{100 * mean(metrics, 'recon_token_acc'):.0f}"] if metrics else [""] * 3

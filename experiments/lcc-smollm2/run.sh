@@ -36,7 +36,7 @@ compile() {
 measure() {
   local runs=()
   for run in "${@:2}"; do if [ -d "$out/$run/memories" ]; then runs+=("$out/$run"); fi; done
-  "$bin/ctxc-run" measure --contexts "$stage/contexts.jsonl" --out "$stage/$1.jsonl" "${runs[@]}"
+  "$bin/ctxc-run" measure --general "${GENERAL:-16}" --contexts "$stage/contexts.jsonl" --out "$stage/$1.jsonl" "${runs[@]}"
 }
 under() { local folder="$1"; shift; for name in "$@"; do echo "$folder/$name"; done; }
 

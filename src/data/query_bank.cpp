@@ -61,4 +61,14 @@ QueryDraw draw_queries(const std::vector<std::string>& bank, int64_t train, int6
   return draw;
 }
 
+std::vector<std::string> unseen_queries(const std::vector<std::string>& bank, int64_t count, uint64_t seed) {
+  const int64_t size = static_cast<int64_t>(bank.size());
+  CTXC_CHECK(count <= size, ErrorKind::kUsage, "ask for fewer",
+             "the bank of random queries is too small (found {}, expected at least {})", size, count);
+  std::vector<std::string> queries;
+  const KeyedPermutation order(static_cast<uint64_t>(size), seed, "queries");
+  for (int64_t i = size - count; i < size; ++i) queries.push_back(bank[order[static_cast<uint64_t>(i)]]);
+  return queries;
+}
+
 }  // namespace ctxc

@@ -18,5 +18,8 @@ struct QueryDraw {
 };
 /// Error kUsage where the bank is too small.
 QueryDraw draw_queries(const std::vector<std::string>& bank, int64_t train, int64_t held_out, uint64_t seed);
+/// The last `count` of the order that draw_queries takes the first of: no compile of this seed has seen them,
+/// unless it draws nearly all. Error kUsage where the bank is too small.
+std::vector<std::string> unseen_queries(const std::vector<std::string>& bank, int64_t count, uint64_t seed);
 
 }  // namespace ctxc

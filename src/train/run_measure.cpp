@@ -6,6 +6,9 @@
 // beside the full context, no context, and the memory of another context (which must not answer). A context
 // without questions has the text that follows it instead: its first token is q, the next 64 are y, nothing is
 // answered. (Keys and values predict no token by themselves, so one has to be read first.)
+// General ability (--general N): random queries that know nothing of the context, answered greedily by the
+// base with the whole context; over the tokens of those answers the KL of each memory from the base with and
+// without the context, and the share of them that are its first choice too.
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
@@ -43,11 +46,14 @@ const CliSpec kSpec = {
          {"model", "PATH", "the base model (default: where the memories say)"},
          {"max-new-tokens", "N",
           "longest greedy answer for EM and F1, in tokens (default 20; 0: no answers, which is faster)"},
+         {"general", "N",
+          "also measure general ability on N random queries that no compile of seed 0 has seen (default 0)"},
          {"out", "FILE", "also write lines of JSON, one a context"}},
     .min_positional = 1,
     .max_positional = 64};
 
-constexpr int64_t kContinuation = 64;  ///< scored tokens of a text that follows its context
+constexpr int64_t kContinuation = 64;   ///< scored tokens of a text that follows its context
+constexpr int64_t kGeneralAnswer = 32;  ///< longest answer to a random query
 
 std::string memory_path(const std::string& run, const std::string& id) {
   return (fs::path(run) / "memories" / (id + ".safetensors")).string();
@@ -62,15 +68,16 @@ std::string name_of_run(const std::string& run) {
 struct Asked {
   std::vector<ReadItem> items;
   std::vector<Question> questions;  ///< of the items, in their order; empty for a continuation
+  /// --general: answers of the base with the context, taught by it and by the base without it.
+  std::vector<ReadItem> general, general_none;
 };
 
 /// Base, prompt and questions of all contexts that every run has a memory of.
 class Measurement {
  public:
   explicit Measurement(const Cli& cli)
-      : runs_(cli.positional()), max_new_(cli.get_int("max-new-tokens", 20)) {
-    CTXC_CHECK(max_new_ >= 0, ErrorKind::kUsage, "",
-               "--max-new-tokens: wrong value (found {}, expected at least 0)", max_new_);
+      : runs_(cli.positional()), max_new_(count_at(cli, "max-new-tokens", 20)) {
+    queries_ = unseen_queries(load_queries(""), count_at(cli, "general", 0), 0);
     RunConfig config;
     config.data.contexts = {cli.require("contexts")};
     for (ContextText& context : read_contexts(config)) {
@@ -103,11 +110,13 @@ class Measurement {
     const Memory full = kv_memory(document.frozen);
     Asked asked = asked_of(context);
     for (ReadItem& item : asked.items) item.teacher_ND = predicting_states(*backbone_, full, {&item});
+    const Memory none = kv_memory(document.first_rows(document.prefix));
+    ask_in_general(full, none, asked);
     OrderedJson line = {
         {"context", context.id}, {"tokens", document.length()}, {"questions", asked.questions.size()}};
     if (asked.questions.empty()) line["continuation"] = asked.items[0].target.size();
     line["full"] = numbers(full, asked, true);
-    line["none"] = numbers(kv_memory(document.first_rows(document.prefix)), asked, true);
+    line["none"] = numbers(none, asked, true);
     for (const std::string& run : runs_) {
       const std::string name = name_of_run(run);
       int64_t slots = 0;
@@ -128,6 +137,33 @@ class Measurement {
   }
 
  private:
+  static int64_t count_at(const Cli& cli, const char* option, int64_t absent) {
+    const int64_t count = cli.get_int(option, absent);
+    CTXC_CHECK(count >= 0, ErrorKind::kUsage, "", "--{}: wrong value (found {}, expected at least 0)", option,
+               count);
+    return count;
+  }
+
+  std::vector<Tokens> greedy(const Memory& memory, const std::vector<ReadItem>& items,
+                             int64_t longest) const {
+    GenerateOptions options;
+    options.max_new_tokens = longest;
+    options.eos = ending_ids(*backbone_, *prompt_);
+    std::vector<Tokens> prompts;
+    for (const ReadItem& item : items) prompts.push_back(item.prompt);
+    return generate(*backbone_, memory, std::vector<int64_t>(prompts.size(), 0), prompts, options).tokens;
+  }
+
+  void ask_in_general(const Memory& full, const Memory& none, Asked& asked) const {
+    if (queries_.empty()) return;
+    for (const std::string& query : queries_) asked.general.push_back({prompt_->query_ids(query), {}, {}});
+    const std::vector<Tokens> answers = greedy(full, asked.general, kGeneralAnswer);
+    for (size_t i = 0; i < answers.size(); ++i) asked.general[i].target = answers[i];
+    asked.general_none = asked.general;
+    for (ReadItem& item : asked.general) item.teacher_ND = predicting_states(*backbone_, full, {&item});
+    for (ReadItem& item : asked.general_none) item.teacher_ND = predicting_states(*backbone_, none, {&item});
+  }
+
   Asked asked_of(const ContextText& context) const {
     Asked asked;
     for (const Question& question : context.questions) {
@@ -162,27 +198,43 @@ class Measurement {
     const ItemNumbers found = measure_items(*backbone_, memory, all, backbone_->head_VD());
     OrderedJson numbers = {{"kl", found.kl_N.mean().item<double>()},
                            {"nll", found.nll_N.mean().item<double>()}};
+    if (answers && !asked.general.empty()) add_general(memory, asked, numbers);
     if (!answers || max_new_ == 0 || asked.questions.empty()) return numbers;
-    GenerateOptions options;
-    options.max_new_tokens = max_new_;
-    options.eos = ending_ids(*backbone_, *prompt_);
-    std::vector<Tokens> prompts;
-    for (const ReadItem& item : asked.items) prompts.push_back(item.prompt);
-    const GenerateResult said =
-        generate(*backbone_, memory, std::vector<int64_t>(prompts.size(), 0), prompts, options);
+    const std::vector<Tokens> said = greedy(memory, asked.items, max_new_);
     Score sum;
-    for (size_t i = 0; i < prompts.size(); ++i) {
-      const Score score = score_answer(prompt_->extract_answer(said.tokens[i]), asked.questions[i].answers);
+    for (size_t i = 0; i < said.size(); ++i) {
+      const Score score = score_answer(prompt_->extract_answer(said[i]), asked.questions[i].answers);
       sum.exact_match += score.exact_match;
       sum.f1 += score.f1;
     }
-    numbers["em"] = sum.exact_match / static_cast<double>(prompts.size());
-    numbers["f1"] = sum.f1 / static_cast<double>(prompts.size());
+    numbers["em"] = sum.exact_match / static_cast<double>(said.size());
+    numbers["f1"] = sum.f1 / static_cast<double>(said.size());
     return numbers;
+  }
+
+  void add_general(const Memory& memory, const Asked& asked, OrderedJson& numbers) const {
+    const auto kl_of = [&](const std::vector<ReadItem>& items) {
+      std::vector<const ReadItem*> all;
+      for (const ReadItem& item : items) all.push_back(&item);
+      return measure_items(*backbone_, memory, all, backbone_->head_VD()).kl_N.mean().item<double>();
+    };
+    numbers["general_kl"] = kl_of(asked.general);
+    numbers["general_kl_none"] = kl_of(asked.general_none);
+    double share = 0;
+    for (const ReadItem& item : asked.general) {
+      const Tensor first_N =
+          backbone_->logits(predicting_states(*backbone_, memory, {&item})).argmax(-1).cpu();
+      int64_t equal = 0;
+      for (size_t t = 0; t < item.target.size(); ++t)
+        equal += first_N[static_cast<int64_t>(t)].item<int64_t>() == item.target[t];
+      share += static_cast<double>(equal) / static_cast<double>(item.target.size());
+    }
+    numbers["general_agreement"] = share / static_cast<double>(asked.general.size());
   }
 
   std::vector<std::string> runs_;
   int64_t max_new_;
+  std::vector<std::string> queries_;  ///< of --general
   Tokenizer tokenizer_;
   std::shared_ptr<Backbone> backbone_;
   std::unique_ptr<Prompt> prompt_;
@@ -192,11 +244,18 @@ class Measurement {
 /// Means over contexts; scores in percent.
 std::string table_of(const std::vector<OrderedJson>& lines, const std::vector<std::string>& methods) {
   std::vector<std::vector<std::string>> rows = {{"memory", "slots", "KL", "NLL", "EM", "F1"}};
+  const bool general = lines[0].at("full").contains("general_kl");
+  std::vector<const char*> keys = {"slots", "kl", "nll", "em", "f1"};
+  if (general) {
+    rows[0].insert(rows[0].end(), {"general KL", "from no context", "agreement"});
+    keys.insert(keys.end(), {"general_kl", "general_kl_none", "general_agreement"});
+  }
   const auto row = [&](const std::string& name,
                        const std::function<const OrderedJson*(const OrderedJson&)>& at) {
     std::vector<std::string> cells = {name};
-    for (const char* key : {"slots", "kl", "nll", "em", "f1"}) {
-      const bool percent = std::string_view(key) == "em" || std::string_view(key) == "f1";
+    for (const char* key : keys) {
+      const std::string_view text(key);
+      const bool percent = text == "em" || text == "f1" || text == "general_agreement";
       double sum = 0;
       int64_t count = 0;
       for (const OrderedJson& line : lines) {

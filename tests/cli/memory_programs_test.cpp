@@ -164,11 +164,11 @@ TEST_F(MemoryPrograms, MeasuredOnQuestionsWithAnswers) {
   };
   train("exact", "compressor.optimise=truncate compressor.ratio=1");
   train("lcc", "compressor.lora.rank=2");
-  const std::string arguments = "measure --quiet --contexts " + at("qa.jsonl") + " ";
+  const std::string arguments = "measure --quiet --general 3 --contexts " + at("qa.jsonl") + " ";
   const Result measured =
       run("ctxc-run", arguments + at("exact") + " " + at("lcc") + " --out " + at("m.jsonl"));
   ASSERT_EQ(measured.code, 0) << measured.err;
-  for (const char* row : {"| full", "| none", "| exact ", "| lcc of another context", "EM"})
+  for (const char* row : {"| full", "| none", "| exact ", "| lcc of another context", "EM", "agreement"})
     EXPECT_NE(measured.out.find(row), std::string::npos) << measured.out;
   std::vector<Json> lines;
   for_each_line(at("m.jsonl"),
@@ -184,6 +184,16 @@ TEST_F(MemoryPrograms, MeasuredOnQuestionsWithAnswers) {
     EXPECT_GT(line.at("none").at("kl").get<double>(), 1e-3);
     EXPECT_GT(line.at("methods").at("lcc").at("kl").get<double>(), 1e-3);
     EXPECT_NE(line.at("foreign").at("exact"), exact);
+    // What the base says to anything else is the same behind the exact memory, and another thing behind none.
+    EXPECT_LT(line.at("full").at("general_kl").get<double>(), 1e-6);
+    EXPECT_LT(line.at("none").at("general_kl_none").get<double>(), 1e-6);
+    EXPECT_LT(exact.at("general_kl").get<double>(), 1e-5);
+    EXPECT_EQ(exact.at("general_agreement"), 1);
+    EXPECT_NEAR(exact.at("general_kl_none").get<double>(),
+                line.at("full").at("general_kl_none").get<double>(), 1e-5);
+    EXPECT_GT(line.at("none").at("general_kl").get<double>(), 1e-3);
+    EXPECT_GT(line.at("methods").at("lcc").at("general_kl").get<double>(), 1e-3);
+    EXPECT_FALSE(line.at("foreign").at("exact").contains("general_kl"));
     for (const char* score : {"em", "f1"}) {
       EXPECT_EQ(exact.at(score), line.at("full").at(score));
       EXPECT_GE(line.at("methods").at("lcc").at(score).get<double>(), 0);
