@@ -163,7 +163,7 @@ def squad():
         gaps = ["" if method in REFERENCES else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
         rows.append([method, f"{cost[method]['vectors_read']:.1f}", cell(interval(sets, 2), 3)] + gaps)
     table(rows)
-    several_seeds(found)
+    several_seeds(found, "SQuAD")
 
 
 def seeds_of(found, method):
@@ -185,9 +185,9 @@ def seeds_interval(runs, metric):
     return value, drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES) - 1]
 
 
-def several_seeds(found):
+def several_seeds(found, title):
     """Methods that were trained from more than one seed; differences are paired by seed and question."""
-    print("### SQuAD over seeds (trainings and contexts drawn)\n")
+    print(f"### {title} over seeds (trainings and contexts drawn)\n")
     rows = [["", "seeds", "NLL of each", "NLL", "minus prompt-none", "minus prompt-head", "minus no-channel"]]
     for method in COMPRESSORS:
         runs = seeds_of(found, method)
@@ -203,6 +203,12 @@ def several_seeds(found):
         row.append("" if method == "no-channel" else f"{cell(seeds_interval(gaps, 2), 3)} ({each})")
         rows.append(row)
     table(rows)
+
+
+def spread():
+    found, _, _ = measured("spread")
+    if found:
+        several_seeds({method: averaged(sets) for method, sets in found.items()}, "Five sets")
 
 
 def sixteen():
@@ -299,5 +305,6 @@ if __name__ == "__main__":
     sixteen()
     text()
     answers()
+    spread()
     print("### Noise\n")
     noise()

@@ -11,12 +11,13 @@
 #   sixteen     the same at 16x
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
 #   sets        likelihood and answers on the six sets
+#   spread      likelihood on the six sets over the seeds
 #   seeded      diffusion with the noise of its channel
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(start methods rates seeds references curriculum squad sixteen text sets seeded)
+stages=(start methods rates seeds references curriculum squad sixteen text sets spread seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -107,6 +108,9 @@ for stage in "${stages[@]}"; do
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
         eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3 \
         prompt-{none,head,tail,full}-42-1e-3),bm25=$reader" > "$out/eval.md" ;;
+    spread)
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/spread" --limit "${LIMIT:-100}" "${asked[@]}" \
+        eval.max_new_tokens=1 --methods "$(measured "${trained[@]}")" > "$out/spread.md" ;;
     seeded) # the likelihood alone: one token is decoded
       for noise in zero 1 2 3 4 5; do
         seed=(compressor.infer_noise=seeded "compressor.noise_seed=$noise")
