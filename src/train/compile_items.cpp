@@ -261,8 +261,14 @@ Tensor item_means(const Tensor& value_M, const std::vector<const ReadItem*>& ite
 ItemNumbers measure_items(const Backbone& backbone, const Memory& memory,
                           const std::vector<const ReadItem*>& items, const Tensor& head_VD, double tau) {
   const at::NoGradGuard no_grad;
+  return measure_states(predicting_states(backbone, memory, items), items, head_VD, tau);
+}
+
+ItemNumbers measure_states(const Tensor& student_MD, const std::vector<const ReadItem*>& items,
+                           const Tensor& head_VD, double tau) {
+  const at::NoGradGuard no_grad;
   DistillRows rows;
-  rows.student_MD = predicting_states(backbone, memory, items);
+  rows.student_MD = student_MD;
   std::vector<int64_t> targets;
   std::vector<Tensor> teacher;
   for (const ReadItem* item : items) {

@@ -132,5 +132,9 @@ struct ItemNumbers {
 };
 ItemNumbers measure_items(const Backbone& backbone, const Memory& memory,
                           const std::vector<const ReadItem*>& items, const Tensor& head_VD, double tau = 1);
+/// The same from the states that predict their targets (predicting_states), for several teachers of one
+/// reading.
+ItemNumbers measure_states(const Tensor& student_MD, const std::vector<const ReadItem*>& items,
+                           const Tensor& head_VD, double tau = 1);
 
 }  // namespace ctxc

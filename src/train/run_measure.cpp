@@ -213,23 +213,24 @@ class Measurement {
   }
 
   void add_general(const Memory& memory, const Asked& asked, OrderedJson& numbers) const {
-    const auto kl_of = [&](const std::vector<ReadItem>& items) {
+    const auto pointers = [](const std::vector<ReadItem>& items) {
       std::vector<const ReadItem*> all;
       for (const ReadItem& item : items) all.push_back(&item);
-      return measure_items(*backbone_, memory, all, backbone_->head_VD()).kl_N.mean().item<double>();
+      return all;
+    };
+    const std::vector<const ReadItem*> items = pointers(asked.general);
+    const Tensor states_MD = predicting_states(*backbone_, memory, items), head_VD = backbone_->head_VD();
+    const auto kl_of = [&](const std::vector<ReadItem>& taught) {
+      return measure_states(states_MD, pointers(taught), head_VD).kl_N.mean().item<double>();
     };
     numbers["general_kl"] = kl_of(asked.general);
     numbers["general_kl_none"] = kl_of(asked.general_none);
-    double share = 0;
-    for (const ReadItem& item : asked.general) {
-      const Tensor first_N =
-          backbone_->logits(predicting_states(*backbone_, memory, {&item})).argmax(-1).cpu();
-      int64_t equal = 0;
-      for (size_t t = 0; t < item.target.size(); ++t)
-        equal += first_N[static_cast<int64_t>(t)].item<int64_t>() == item.target[t];
-      share += static_cast<double>(equal) / static_cast<double>(item.target.size());
-    }
-    numbers["general_agreement"] = share / static_cast<double>(asked.general.size());
+    std::vector<int64_t> targets;
+    for (const ReadItem& item : asked.general)
+      targets.insert(targets.end(), item.target.begin(), item.target.end());
+    const Tensor first_M = backbone_->logits(states_MD).argmax(-1).cpu();
+    const Tensor equal_M = first_M.eq(at::tensor(targets, at::kLong)).to(at::kDouble);
+    numbers["general_agreement"] = item_means(equal_M, items).mean().item<double>();
   }
 
   std::vector<std::string> runs_;
