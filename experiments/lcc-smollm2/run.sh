@@ -14,6 +14,7 @@ out="${OUT:-runs/lcc-smollm2}"
 stages="${STAGES:-sweep main ablations ratios books long}" methods="${METHODS:-truncate snapkv lora kv buffers}"
 contexts="${CONTEXTS:-10}" few="${FEW:-3}"   # few: contexts of every stage but main
 steps="${STEPS:-150}" words="${WORDS:-170-200}"
+continuations=0                              # but for the runs whose name says so
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=passive
 here=experiments/lcc-smollm2
 
@@ -29,7 +30,7 @@ compile() {
   if [ -d "$run" ]; then again=(--resume); fi
   "$bin/ctxc-train" configs/lcc_smollm2.yaml "data.contexts=[$stage/contexts.jsonl]" "compressor.ratio=$2" \
     compressor.storage=float32 compressor.recon.chunk=64 train.batch=2 "train.steps=$steps" train.valid_every=25 \
-    queries.count=24 queries.held_out=8 queries.max_new=16 run.dtype=bfloat16 "run.dir=$run" "${@:3}" \
+    queries.count=24 queries.held_out=8 queries.max_new=16 "queries.continuations=$continuations" run.dtype=bfloat16 "run.dir=$run" "${@:3}" \
     ${again[@]+"${again[@]}"}
 }
 # NAME RUN…: measures those of them that are there on the contexts of the stage, into NAME.jsonl.
@@ -54,7 +55,8 @@ main() {
   draw main mrqa/SQuAD.dev.jsonl.gz "$contexts"
   compile main/exact 1 compressor.optimise=truncate run.dtype=float32   # the context itself: a gate
   for method in $methods; do compile "main/$method" 8 "compressor.optimise=$method"; done
-  measure measured main/exact $(under main $methods)
+  continuations=8 compile main/lora-continued 8
+  measure measured main/exact $(under main $methods lora-continued)
 }
 ablations() {
   local names="no-queries no-reconstruction lora-left-on ce mse mean_pool normal"
@@ -101,7 +103,7 @@ books() {
   draw books text/books.jsonl.gz "$few"
   compile books/exact 1 compressor.optimise=truncate run.dtype=float32
   for method in truncate lora; do compile "books/$method" 8 "compressor.optimise=$method"; done
-  compile books/lora-continued 8 queries.continuations=8
+  continuations=8 compile books/lora-continued 8
   measure measured books/exact $(under books truncate lora lora-continued)
 }
 

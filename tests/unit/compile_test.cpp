@@ -121,6 +121,9 @@ TEST_F(Compile, PresetsFillInWhatTheConfigurationLeavesOut) {
   const RunConfig paper = config({"compressor.preset=paper", "train.steps=0"});
   EXPECT_EQ(paper.train.epochs, 45);
   EXPECT_EQ(paper.train.lr, 2e-5);
+  EXPECT_EQ(paper.queries.continuations, 0);
+  EXPECT_EQ(small.queries.continuations, 8);
+  EXPECT_EQ(config({"compressor.preset=default"}).queries.continuations, 16);
   EXPECT_EQ(config({"train.batch=6"}).train.batch, 6);
   EXPECT_TRUE(is_per_document(small));
 }
