@@ -83,7 +83,7 @@ def trainings():
             for rate in ("3e-4", "1e-3", "3e-3"):
                 add(f"{method}-{seed}-{rate}", f"{method} ({seed}, {rate})")
         for ratio in ("8x", "16x"):
-            add(f"{method}-{ratio}", f"{method} (42, 1e-3), then {ratio}")
+            add(f"{method}-{ratio}", f"{method} (42, 1e-3){', then' if method in COMPRESSORS else ''} {ratio}")
     table(rows)
 
 
@@ -216,11 +216,8 @@ def sixteen():
     found, cost, _ = measured("sixteen")
     if not found:
         return
-    names = {"diffusion": "diffusion", "prompt-none": "prompt-none", "truncate_head-prompt-full": "first tokens",
-             "truncate_tail-prompt-full": "last tokens", "bm25-prompt-full": "bm25", "prompt-full": "full"}
-    found = {names.get(name, name.removesuffix("-16x")): sets for name, sets in found.items()}
-    cost = {names.get(name, name.removesuffix("-16x")): entry for name, entry in cost.items()}
-    references = [name for name in ("prompt-none", "first tokens", "last tokens", "bm25", "full") if name in found]
+    found, cost = ({name.removesuffix("-16x"): value for name, value in each.items()} for each in (found, cost))
+    references = [name for name in REFERENCES if name in found]
     print("### SQuAD at 16x: NLL of the first accepted answer, nats a token\n")
     rows = [["", "vectors", "NLL"] + [f"minus {name}" for name in references]]
     for method, sets in found.items():

@@ -6,7 +6,7 @@
 #   rates       the same at 3e-4 and 3e-3
 #   seeds       the same at 1e-3, seeds 43 and 44
 #   references  trained virtual tokens before nothing, a part or all of the text
-#   curriculum  8x, then 16x, 100 steps each from checkpoint to checkpoint, seed 42
+#   curriculum  8x, then 16x, 100 steps each from checkpoint to checkpoint, seed 42; truncation to as many tokens, trained
 #   squad       likelihood of the answers on 500 questions of SQuAD, all runs that are there
 #   sixteen     the same at 16x
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
@@ -43,7 +43,7 @@ choose() {
     icae | 500x) # the encoder is the base with LoRA
       method=($diffusion "compressor={name: $1, ratio: $ratio, memory_tokens: 32, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
     sac) method=($diffusion "compressor={name: sac, ratio: $ratio, chunk: 128, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
-    prompt-*) method=($diffusion "compressor={name: prompt_tuning, tokens: 16, context: ${1#prompt-}}" "$ce") ;;
+    prompt-*) method=($diffusion "compressor={name: prompt_tuning, tokens: 16, ratio: $ratio, context: ${1#prompt-}}" "$ce") ;;
   esac
 }
 # NAME KEY=VALUE… with `method`: trains it into OUT/NAME, from the last checkpoint where there is one.
@@ -92,6 +92,10 @@ for stage in "${stages[@]}"; do
             train.init_partial=true
           from=$out/$name-${ratio}x
         done
+      done
+      for name in head tail; do
+        choose "prompt-$name" 16
+        train "prompt-$name-16x" run.seed=42 train.lr=1e-3 train.steps=100 train.valid_every=100
       done ;;
     squad)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/squad" --benchmarks squad --limit "${LIMIT:-500}" \
@@ -99,7 +103,7 @@ for stage in "${stages[@]}"; do
     sixteen)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-16x" --out "$out/sixteen" --benchmarks squad --limit "${LIMIT:-500}" \
         "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {progressive,comprexit,mean_pool,500x}-16x \
-        prompt-{none,full}-42-1e-3),truncate_head=$reader,truncate_tail=$reader,bm25=$reader" > "$out/sixteen.md" ;;
+        prompt-{head,tail}-16x prompt-{none,full}-42-1e-3),bm25=$reader" > "$out/sixteen.md" ;;
     text)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" run.threads=1 --benchmarks wikitext2,peps \
         "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]" \
