@@ -206,7 +206,8 @@ def several_seeds(found, title):
 
 
 def spread():
-    found, _, _ = measured("spread")
+    """Seed 42 and the references are those of the stage sets: the same questions."""
+    found = {**measured("spread")[0], **measured("eval")[0]}
     if found:
         several_seeds({method: averaged(sets) for method, sets in found.items()}, "Five sets")
 

@@ -11,7 +11,7 @@
 #   sixteen     the same at 16x
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
 #   sets        likelihood and answers on the six sets
-#   spread      likelihood on the six sets over the seeds
+#   spread      likelihood on the six sets, seeds 43 and 44
 #   seeded      diffusion with the noise of its channel
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -66,8 +66,9 @@ measured() {
   echo "$list"
 }
 reader=$out/prompt-full-42-1e-3   # what reads the tokens that a cut leaves
+seeds=({diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-4{3,4}-1e-3)
 trained=({no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3
-  {diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-4{3,4}-1e-3 prompt-{none,head,tail,full}-42-1e-3)
+  "${seeds[@]}" prompt-{none,head,tail,full}-42-1e-3)
 asked=(run.threads=1 eval.nll=true eval.query_tokens=64)
 still=(train.steps=1 train.lr=1e-12 train.warmup=0 train.save_every=0 train.valid_every=1)
 
@@ -114,7 +115,7 @@ for stage in "${stages[@]}"; do
         prompt-{none,head,tail,full}-42-1e-3),bm25=$reader" > "$out/eval.md" ;;
     spread)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/spread" --limit "${LIMIT:-100}" "${asked[@]}" \
-        eval.max_new_tokens=1 --methods "$(measured "${trained[@]}")" > "$out/spread.md" ;;
+        eval.max_new_tokens=1 --methods "$(measured "${seeds[@]}")" > "$out/spread.md" ;;
     seeded) # the likelihood alone: one token is decoded
       for noise in zero 1 2 3 4 5; do
         seed=(compressor.infer_noise=seeded "compressor.noise_seed=$noise")
