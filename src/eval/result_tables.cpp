@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "core/text.h"
 #include "eval/results.h"
@@ -41,46 +42,52 @@ std::vector<SetSize> sets_of(const OrderedJson& summary, bool text) {
   return sets;
 }
 
-/// Perplexity is the exponential of the NLL in the same row.
-std::vector<std::vector<std::string>> text_table(const OrderedJson& summary) {
-  const std::vector<SetSize> sets = sets_of(summary, true);
+using Rows = std::vector<std::vector<std::string>>;
+using Cells = std::vector<std::string>;
+
+/// A row a method: what `cells` says of its entry in each set, a null pointer where it has none. Nothing
+/// without sets.
+Rows method_rows(const OrderedJson& summary, const std::vector<SetSize>& sets, Cells header,
+                 const std::function<Cells(const OrderedJson*)>& cells) {
   if (sets.empty()) return {};
-  std::vector<std::string> header = {"method"};
-  for (const SetSize& set : sets) {
-    header.push_back(fmt::format("{} (n={}): NLL", set.name, set.count));
-    header.push_back("perplexity");
-  }
-  std::vector<std::vector<std::string>> rows = {header};
+  header.insert(header.begin(), "method");
+  Rows rows = {std::move(header)};
   for (const auto& method : summary.at("methods")) {
-    std::vector<std::string> row = {method.get<std::string>()};
-    for (const SetSize& set : sets) {
-      const OrderedJson* entry = find_entry(summary, method.get<std::string>(), set.name);
-      row.push_back(entry ? cell(entry->at("nll"), 3) : "—");
-      row.push_back(entry ? fmt::format("{:.2f}", entry->value("perplexity", 0.0)) : "—");
-    }
+    Cells row = {method.get<std::string>()};
+    for (const SetSize& set : sets)
+      for (std::string& text : cells(find_entry(summary, row[0], set.name))) row.push_back(std::move(text));
     rows.push_back(std::move(row));
   }
   return rows;
 }
 
-std::vector<std::vector<std::string>> score_table(const OrderedJson& summary, const char* metric,
-                                                  int digits = 1) {
+/// Perplexity is the exponential of the NLL in the same row.
+Rows text_table(const OrderedJson& summary) {
+  const std::vector<SetSize> sets = sets_of(summary, true);
+  Cells header;
+  for (const SetSize& set : sets) {
+    header.push_back(fmt::format("{} (n={}): NLL", set.name, set.count));
+    header.push_back("perplexity");
+  }
+  return method_rows(summary, sets, header, [](const OrderedJson* entry) {
+    if (!entry) return Cells{"—", "—"};
+    return Cells{cell(entry->at("nll"), 3), fmt::format("{:.2f}", entry->value("perplexity", 0.0))};
+  });
+}
+
+Rows score_table(const OrderedJson& summary, const char* metric, int digits = 1) {
   const std::vector<SetSize> sets = sets_of(summary, false);
-  if (sets.empty()) return {};
-  std::vector<std::string> header = {"method"};
+  Cells header;
   for (const SetSize& set : sets) header.push_back(fmt::format("{} (n={})", set.name, set.count));
-  header.push_back("mean");
-  std::vector<std::vector<std::string>> rows = {header};
-  for (const auto& method : summary.at("methods")) {
-    std::vector<std::string> row = {method.get<std::string>()};
-    for (const SetSize& set : sets) {
-      const OrderedJson* entry = find_entry(summary, method.get<std::string>(), set.name);
-      row.push_back(entry ? cell(entry->at(metric), digits) : "—");
-    }
-    const auto macro = summary.at("macro").find(method.get<std::string>());
-    row.push_back(
-        macro == summary.at("macro").end() ? "—" : fmt::format("{:.{}f}", macro->value(metric, 0.0), digits));
-    rows.push_back(std::move(row));
+  Rows rows = method_rows(summary, sets, header, [&](const OrderedJson* entry) {
+    return Cells{entry ? cell(entry->at(metric), digits) : "—"};
+  });
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const auto macro = summary.at("macro").find(rows[i][0]);
+    rows[i].push_back(i == 0 ? "mean"
+                      : macro == summary.at("macro").end()
+                          ? "—"
+                          : fmt::format("{:.{}f}", macro->value(metric, 0.0), digits));
   }
   return rows;
 }
@@ -92,8 +99,6 @@ std::string signed_cell(const OrderedJson& row, const char* key, int digits = 1)
   return fmt::format("{:+.{}f} [{:+.{}f}, {:+.{}f}]", estimate.value("value", 0.0), digits,
                      estimate.value("low", 0.0), digits, estimate.value("high", 0.0), digits);
 }
-
-using Rows = std::vector<std::vector<std::string>>;
 
 Rows paired_table(const OrderedJson& summary, bool nll) {
   const auto p_value = [](const OrderedJson& row, const char* key) {
