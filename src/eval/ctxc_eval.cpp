@@ -40,8 +40,8 @@ const CliSpec kSpec = {
          {"benchmarks", "NAMES",
           "sets by name, comma-separated (all = the six in-domain ones); same as eval.benchmarks"},
          {"methods", "NAMES",
-          "full, none, truncate_head, truncate_tail, bm25, checkpoint, and the last four =DIR; same as "
-          "eval.methods"},
+          "full, none, truncate_head, truncate_tail, bm25, checkpoint, foreign, and the last five =DIR; same "
+          "as eval.methods"},
          {"limit", "N", "questions of each set; same as eval.limit"},
          {"out", "DIR", "folder of the results (default: eval/ in the run folder)"}},
     .max_positional = 1,
@@ -176,8 +176,7 @@ class Evaluation {
 
   /// Base, prompt, budget and solved examples, if any method is a reference.
   void prepare_references() {
-    if (std::all_of(plans_.begin(), plans_.end(),
-                    [](const MethodPlan& plan) { return plan.kind == "checkpoint"; }))
+    if (std::all_of(plans_.begin(), plans_.end(), [](const MethodPlan& plan) { return plan.compresses(); }))
       return;
     if (!main_ && !checkpoint_.empty())
       main_ = load_method(checkpoint_, cli_.get("model"), {}, backbone_options());

@@ -21,9 +21,10 @@ struct EvalConfig {
 
   void describe(Fields& f) {
     f("methods", methods,
-      "full | none | truncate_head | truncate_tail | bm25 | checkpoint; checkpoint=DIR, and "
-      "truncate_head=DIR, "
-      "truncate_tail=DIR, bm25=DIR: what the checkpoint in DIR makes of so many tokens");
+      "full | none | truncate_head | truncate_tail | bm25 | checkpoint | foreign (a control: the "
+      "checkpoint's "
+      "memory of another passage); checkpoint=DIR, foreign=DIR, and truncate_head=DIR, truncate_tail=DIR, "
+      "bm25=DIR: what the checkpoint in DIR makes of so many tokens");
     f("benchmarks", benchmarks,
       "sets by name (squad, newsqa, …), found below data.root; empty: the list data.eval");
     f("limit", limit, "questions of each set, drawn by a fixed permutation; 0 = all").min(0);

@@ -32,6 +32,18 @@ struct Work {
   std::vector<int64_t> queries;   ///< the same as indices into content.queries
 };
 
+/// Every passage's text becomes that of the next one (in the order of the questions, which is drawn): what a
+/// memory is worth that knows the form of the set and nothing of the passage.
+void exchange_contexts(std::vector<Work>& works, const std::string& set) {
+  CTXC_CHECK(works.size() > 1, ErrorKind::kInput, "raise --limit",
+             "{}: foreign memories need a second passage (found one)", set);
+  for (size_t i = 0; i + 1 < works.size(); ++i) {
+    std::swap(works[i].visible, works[i + 1].visible);
+    std::swap(works[i].content.context, works[i + 1].content.context);
+    std::swap(works[i].content.source_tokens, works[i + 1].content.source_tokens);
+  }
+}
+
 std::vector<Work> gather(const Reader& reader, const DataSource& source,
                          const std::vector<QuestionRef>& questions) {
   std::map<int64_t, size_t> place;
@@ -51,6 +63,7 @@ std::vector<Work> gather(const Reader& reader, const DataSource& source,
     works[it->second].questions.push_back(i);
     works[it->second].queries.push_back(questions[i].query);
   }
+  if (reader.foreign) exchange_contexts(works, source.name());
   // Longest first: batches hold similar lengths, and what does not fit into memory fails at once.
   std::stable_sort(works.begin(), works.end(),
                    [](const Work& a, const Work& b) { return a.visible.size() > b.visible.size(); });

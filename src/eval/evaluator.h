@@ -24,6 +24,7 @@ struct Reader {
   /// Context tokens it gets to see; empty = all.
   std::function<Tokens(const Tokens& context, const Query& query)> cut;
   bool cut_by_query = false;  ///< the query decides: every question is read behind a memory of its own
+  bool foreign = false;       ///< a control: every question is read behind the memory of another passage
   int64_t padded_length = 0;  ///< columns of the context grid (parity); 0 = as long as the contexts
 };
 

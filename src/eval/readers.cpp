@@ -43,8 +43,8 @@ void cut_for(Reader& reader, const MethodPlan& plan, const std::function<int64_t
 }  // namespace
 
 std::vector<MethodPlan> plan_methods(const std::vector<std::string>& methods, const std::string& checkpoint) {
-  const std::vector<std::string> kinds = {"full",          "none", "truncate_head",
-                                          "truncate_tail", "bm25", "checkpoint"};
+  const std::vector<std::string> kinds = {"full", "none",       "truncate_head", "truncate_tail",
+                                          "bm25", "checkpoint", "foreign"};
   std::vector<MethodPlan> plans;
   std::set<std::string> names;
   for (const std::string& text : methods) {
@@ -53,18 +53,18 @@ std::vector<MethodPlan> plan_methods(const std::vector<std::string>& methods, co
     CTXC_CHECK(
         std::find(kinds.begin(), kinds.end(), plan.kind) != kinds.end(), ErrorKind::kUsage,
         did_you_mean(plan.kind, kinds),
-        "unknown evaluation method (found '{}', expected one of: {}, or one of the last four with =DIR)",
+        "unknown evaluation method (found '{}', expected one of: {}, or one of the last five with =DIR)",
         plan.kind, join(kinds, ", "));
     const bool given = equals != std::string::npos;
-    CTXC_CHECK(!given || plan.cuts() || plan.kind == "checkpoint", ErrorKind::kUsage, "write it without '='",
+    CTXC_CHECK(!given || plan.cuts() || plan.compresses(), ErrorKind::kUsage, "write it without '='",
                "method '{}' takes no folder (found '{}')", plan.kind, text);
     if (given) plan.checkpoint = text.substr(equals + 1);
-    if (plan.kind == "checkpoint" && !given) plan.checkpoint = checkpoint;
-    CTXC_CHECK(!plan.checkpoint.empty() || (plan.kind != "checkpoint" && !given), ErrorKind::kUsage,
-               plan.kind == "checkpoint" ? "add --checkpoint DIR or write checkpoint=DIR"
-                                         : "write " + plan.kind + "=DIR",
+    if (plan.compresses() && !given) plan.checkpoint = checkpoint;
+    CTXC_CHECK(!plan.checkpoint.empty() || (!plan.compresses() && !given), ErrorKind::kUsage,
+               plan.compresses() ? "add --checkpoint DIR or write " + plan.kind + "=DIR"
+                                 : "write " + plan.kind + "=DIR",
                "method '{}' has no folder to load", plan.kind);
-    if (given) plan.name = (plan.cuts() ? plan.kind + "-" : "") + run_name(plan.checkpoint);
+    if (given) plan.name = (plan.kind == "checkpoint" ? "" : plan.kind + "-") + run_name(plan.checkpoint);
     CTXC_CHECK(names.insert(plan.name).second, ErrorKind::kUsage,
                "name every method once; runs need different folder names",
                "two methods to evaluate have the name '{}'", plan.name);
@@ -100,6 +100,7 @@ Reader make_reference(const MethodPlan& plan, const ReferenceSetup& setup) {
                 .prompt = setup.prompt,
                 .cut = {},
                 .cut_by_query = false,
+                .foreign = false,
                 .padded_length = 0};
   cut_for(reader, plan, setup.slots_for);
   Tokens head = setup.prompt->head_ids();
@@ -128,6 +129,7 @@ Reader make_checkpoint_reader(const MethodPlan& plan, const LoadedMethod& method
                 .prompt = std::make_shared<const Prompt>(method.prompt, method.tokenizer),
                 .cut = {},
                 .cut_by_query = false,
+                .foreign = plan.kind == "foreign",
                 .padded_length = method.padded_length};
   if (plan.cuts()) cut_for(reader, plan, slots_for);
   return reader;

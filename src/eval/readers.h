@@ -12,12 +12,14 @@ namespace ctxc {
 
 /// One entry of eval.methods.
 struct MethodPlan {
-  std::string kind;  ///< full | none | truncate_head | truncate_tail | bm25 | checkpoint
+  std::string kind;  ///< full | none | truncate_head | truncate_tail | bm25 | checkpoint | foreign
   /// In tables and files, unique: the kind, the run's name for further checkpoints, or kind-run for cut
-  /// references that a checkpoint reads.
+  /// references that a checkpoint reads and for foreign memories.
   std::string name;
-  std::string
-      checkpoint;  ///< folder: of kind checkpoint, or what reads the part a cut leaves (else the base does)
+  std::string checkpoint;  ///< folder: of kind checkpoint or foreign, or what reads the part a cut leaves
+                           ///< (else the base does)
+  /// A checkpoint's memory is read, of the passage or (foreign) of another one.
+  bool compresses() const { return kind == "checkpoint" || kind == "foreign"; }
   bool cuts() const { return kind.starts_with("truncate") || kind == "bm25"; }
 };
 /// `checkpoint` is what a plain "checkpoint" means (may be empty). Error kUsage for unknown methods, a
@@ -43,7 +45,8 @@ struct ReferenceSetup {
 };
 /// The base reads the context or what a cut leaves of it.
 Reader make_reference(const MethodPlan& plan, const ReferenceSetup& setup);
-/// A checkpoint reads the context, or, of a plan that cuts, as many of its tokens as `slots_for` says.
+/// A checkpoint reads the context; of a plan that cuts, as many of its tokens as `slots_for` says; of kind
+/// foreign, another passage of the set.
 Reader make_checkpoint_reader(const MethodPlan& plan, const LoadedMethod& method,
                               const std::function<int64_t(int64_t)>& slots_for = {});
 

@@ -68,6 +68,11 @@ TEST(Methods, PlansAndRefuses) {
   EXPECT_TRUE(cut[0].checkpoint.empty());
   EXPECT_EQ(cut[1].name, "bm25-prompt");
   EXPECT_EQ(cut[2].checkpoint, "runs/prompt");
+  const auto foreign = plan_methods({"foreign", "foreign=runs/icae"}, "runs/a");
+  EXPECT_EQ(foreign[0].checkpoint, "runs/a");
+  EXPECT_EQ(foreign[0].name, "foreign");
+  EXPECT_EQ(foreign[1].name, "foreign-icae");
+  testing::expect_error(ErrorKind::kUsage, "'foreign' has no folder", [&] { plan_methods({"foreign"}, ""); });
   testing::expect_error(ErrorKind::kUsage, "'bm25' has no folder",
                         [&] { plan_methods({"bm25="}, "runs/a"); });
   testing::expect_error(ErrorKind::kUsage, "found 'ful'", [&] { plan_methods({"ful"}, ""); });

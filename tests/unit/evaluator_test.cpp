@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "data/synthetic.h"
 #include "eval/bm25.h"
@@ -12,6 +13,7 @@
 #include "model/loss.h"
 #include "model/objective.h"
 #include "testing.h"
+#include "throws.h"
 
 namespace ctxc {
 namespace {
@@ -150,6 +152,39 @@ TEST_F(Evaluator, Bm25ReadsWhatItsQuestionNeeds) {
     EXPECT_LE(found.records[i].vectors, head.records[i].vectors);
   }
   EXPECT_LT(summarize_scores(found.scores()).nll, summarize_scores(head.scores()).nll);
+}
+
+TEST_F(Evaluator, ForeignQuestionsAreReadBehindTheNextPassage) {
+  const std::vector<QuestionRef> questions = select_questions(*source_, 0);
+  std::vector<int64_t> passages;
+  for (const QuestionRef& question : questions)
+    if (passages.empty() || passages.back() != question.example) passages.push_back(question.example);
+  ASSERT_EQ(passages.size(), 6u);
+  std::map<Tokens, Tokens> next;
+  for (size_t i = 0; i < passages.size(); ++i)
+    next[source_->example(passages[i]).context] =
+        source_->example(passages[(i + 1) % passages.size()]).context;
+  Reader other = reader("full"), foreign = reader("full");
+  other.cut = [&](const Tokens& context, const Query&) { return next.at(context); };
+  foreign.foreign = true;
+  EvalConfig config;
+  config.nll = true;
+  config.max_new_tokens = 6;
+  config.batch_tokens = 100;  // several batches
+  const SetResult expected = evaluate(other, *source_, questions, config),
+                  found = evaluate(foreign, *source_, questions, config);
+  for (size_t i = 0; i < questions.size(); ++i) {
+    EXPECT_EQ(found.records[i].qid, expected.records[i].qid);
+    EXPECT_EQ(found.records[i].context, expected.records[i].context);  // clusters by what is asked
+    EXPECT_EQ(found.records[i].vectors, expected.records[i].vectors);
+    EXPECT_NEAR(found.records[i].score.nll, expected.records[i].score.nll, 1e-4);
+    EXPECT_EQ(found.records[i].prediction, expected.records[i].prediction);
+  }
+  const SetResult own = evaluate(reader("full"), *source_, questions, config);
+  EXPECT_GT(summarize_scores(found.scores()).nll, summarize_scores(own.scores()).nll + 1);
+  const std::vector<QuestionRef> one = {questions[0]};
+  testing::expect_error(ErrorKind::kInput, "need a second passage",
+                        [&] { evaluate(foreign, *source_, one, config); });
 }
 
 TEST(Bm25, KeepsTheBestSentencesInReadingOrder) {
