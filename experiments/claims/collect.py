@@ -3,6 +3,7 @@
 
     experiments/claims/collect.py [runs/claims]
 
+A part of the study (run.sh STAGE) gives its part of the tables and plots; of the csv files its rows are renewed, the others stay.
 Folders: STAGE/CELL/SEED/NOISE/results.json, records/; a cell is METHOD-RATIO or, for windows, SIDE-TOKENS. Intervals are
 95 %: of accuracies and gaps a bootstrap over seeds and rows of pairs (both resampled), of savings the t interval over
 seeds, or over resampled passages where there is one seed.
@@ -55,7 +56,9 @@ def depth_line(label, runs, curve, kept):
 
 def depth_study(found):
     """Accuracy by depth in the row, and the middle gap."""
-    runs = list(found["recall", "full", "zero"].values())
+    runs = list(found.get(("recall", "full", "zero"), {}).values())
+    if not runs:
+        return
     pairs = depth(runs[0].records[0])[1]
     cell = lambda record: depth(record)[0]  # noqa: E731
     full = Curve(runs, pairs, cell)
@@ -111,6 +114,8 @@ def age_study(found):
 
 def sharing_study(found):
     """Two pairs that share a vector of four tokens, both asked for in their row: which of them are answered?"""
+    if not any(stage in ("recall", "age") for stage, _, _ in found):
+        return
     print("\n### Two pairs in one vector\n\n| read | seed | first pair right | second pair right | both | the first alone | "
           "the second alone | neither | cases |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for stage, name, label, merged in (("recall", "diffusion-4", "diffusion, 4x", 8), ("recall", "pairwise-4", "progressive, fixed pairs, 4x", 8),
@@ -294,6 +299,18 @@ def write_csv(name, rows):
         out.writerows(rows)
 
 
+def renew_csv(name, rows, key):
+    """The file with these rows in the place of those of the same key; sorted by it."""
+    place = lambda row: tuple(str(row[column]).rjust(3) for column in key)  # noqa: E731
+    path, renewed = os.path.join(HERE, name), {}
+    if os.path.exists(path):
+        with open(path, newline="") as file:
+            renewed = {place(row): row for row in csv.DictReader(file)}
+    renewed.update({place(row): row for row in rows})
+    if renewed:
+        write_csv(name, [renewed[each] for each in sorted(renewed)])
+
+
 def write_measurements(found):
     results, depths = [], []
     for (stage, cell, noise), seeds in sorted(found.items()):
@@ -309,8 +326,8 @@ def write_measurements(found):
                 cells[depth(record)].append(record["exact_match"])
             depths += [{"stage": stage, "cell": cell, "seed": seed, "noise": noise, "pairs": pairs, "pairs_before": before,
                         "questions": len(values), "right": int(sum(values))} for (before, pairs), values in sorted(cells.items())]
-    write_csv("results.csv", results)
-    write_csv("depth.csv", depths)
+    renew_csv("results.csv", results, ("stage", "cell", "noise", "seed"))
+    renew_csv("depth.csv", depths, ("stage", "cell", "noise", "seed", "pairs_before"))
 
 
 def main():
@@ -320,7 +337,8 @@ def main():
     depth_study(found)
     sharing_study(found)
     panels = [memory_study(found, "recall", "key-value recall, 16 tokens"), memory_study(found, "tiny", "tiny-facts, 36 tokens")]
-    save_panels(os.path.join(HERE, "memory.svg"), [panel for panel in panels if panel], width=4.8)
+    if all(panels):
+        save_panels(os.path.join(HERE, "memory.svg"), panels, width=4.8)
     growth_study()
 
 

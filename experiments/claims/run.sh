@@ -85,9 +85,13 @@ for stage in "${stages[@]}"; do
       for seed in $seeds; do
         for slots in log latents state_only; do cell age "$slots" "$seed" diffusion_binding "${chunks[@]}" compressor.slots=$slots; done
       done ;;
-    tiny) # one seed
-      for ratio in 4 8; do cell tiny "progressive-$ratio" 1 progressive_tiny compressor.ratio=$ratio; done
-      for ratio in 4 8; do cell tiny "diffusion-$ratio" 1 diffusion_tiny compressor.ratio=$ratio; done ;;
+    tiny)
+      for seed in $seeds; do
+        for ratio in 4 8; do
+          cell tiny "progressive-$ratio" "$seed" progressive_tiny compressor.ratio=$ratio
+          cell tiny "diffusion-$ratio" "$seed" diffusion_tiny compressor.ratio=$ratio
+        done
+      done ;;
     bits) bits recall diffusion_binding; bits tiny diffusion_tiny ;;
     growth) # stored vectors against tokens, from the memories themselves
       mkdir -p "$out/growth"

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """README.md's tables from the run folders, as Markdown; writes nll.svg beside this file (needs matplotlib).
 
-    experiments/diffusion-smollm2/collect.py [runs/diffusion-smollm2]
+    experiments/diffusion-smollm2/collect.py [runs/diffusion-smollm2] [--save]
+
+--save keeps the NLL of every question in nll/STAGE.csv beside this file (positions in the public sets and numbers, no text).
+Methods that stand there and not in the run folders come from there, so tables grow without training anything again.
 
 Intervals: 95 %, percentiles of a bootstrap that draws contexts with replacement, in every set apart; the mean over sets leaves
 NewsQA out (17 questions). Differences are over the same questions.
 """
 import collections
+import csv
 import json
 import os
 import random
@@ -17,7 +21,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 from plots import Group, save_plot  # noqa: E402  (says what to install)
 
-OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/diffusion-smollm2"
+SAVE = "--save" in sys.argv
+OUT = next((arg for arg in sys.argv[1:] if not arg.startswith("--")), "runs/diffusion-smollm2")
 STARTS = ["random", "pca", "pca_first", "pca_first-576", "mean_pool-none", "mean_pool-mean", "mean_pool-first"]
 COMPRESSORS = ["diffusion", "no-channel", "progressive", "comprexit", "mean_pool", "icae", "500x", "sac"]
 REFERENCES = ["prompt-none", "prompt-head", "prompt-tail", "prompt-full", "bm25-prompt-full"]
@@ -124,8 +129,9 @@ def interval(sets, metric):
 
 
 def minus(a, b):
-    return {name: {key: [tuple(x - y for x, y in zip(p, q)) for p, q in zip(rows, b[name][key])] for key, rows in sets.items()}
-            for name, sets in a.items()}
+    def gap(p, q):
+        return tuple(None if x is None or y is None else x - y for x, y in zip(p, q))
+    return {name: {key: [gap(p, q) for p, q in zip(rows, b[name][key])] for key, rows in sets.items()} for name, sets in a.items()}
 
 
 def averaged(sets):
@@ -136,34 +142,95 @@ def cell(values, digits):
     return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*values, d=digits)
 
 
-def label(method):
-    """What a method is called in tables: the checkpoint of the evaluation is diffusion."""
-    return ("diffusion" + MAIN if method == "checkpoint" else method).replace(MAIN, "")
+def label(method, results):
+    """What a method is called in tables: the run's name, without seed and rate where they are those of the main table."""
+    if method in ("checkpoint", "foreign"):
+        run = results["checkpoint"].split("/checkpoints/")[0].rstrip("/").rsplit("/", 1)[-1]
+        method = run if method == "checkpoint" else "foreign-" + run
+    return method.replace(MAIN, "")
+
+
+def kept(folder):
+    """{label: {set: clusters}} and {label: vectors read} of nll/FOLDER.csv; EM and F1 are not kept (None)."""
+    path = os.path.join(HERE, "nll", folder + ".csv")
+    if not os.path.exists(path):
+        return {}, {}
+    found, vectors = collections.defaultdict(lambda: collections.defaultdict(dict)), {}
+    with open(path, newline="") as file:
+        header, first, *rows = csv.reader(file)
+    for column, method in list(enumerate(header))[3:]:
+        vectors[method] = float(first[column])
+        for row in rows:
+            found[method][row[0]].setdefault(int(row[1]), []).append((None, None, float(row[column])))
+    return {method: dict(sets) for method, sets in found.items()}, vectors
+
+
+def keep(folder, found, vectors):
+    """Writes nll/FOLDER.csv: a column for each method, a row for each question (set, passage, number in the passage)."""
+    os.makedirs(os.path.join(HERE, "nll"), exist_ok=True)
+    sets = next(iter(found.values()))
+    with open(os.path.join(HERE, "nll", folder + ".csv"), "w", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(["set", "passage", "question"] + list(found))
+        out.writerow(["", "", "vectors"] + [f"{vectors[method]:.2f}" for method in found])
+        for name, clusters in sets.items():
+            for passage, questions in sorted(clusters.items()):
+                for i in range(len(questions)):
+                    out.writerow([name, passage, i] + [f"{of[name][passage][i][2]:.4f}" for of in found.values()])
 
 
 def measured(folder, of="squad"):
-    """{label: {set: clusters}} of the methods that all sets have, {label: entry of the set `of`}, names of the sets."""
+    """{label: {set: clusters}} of the methods that all sets have, {label: vectors read on the set `of`}, names of the sets."""
+    found, vectors = kept(folder)
     path = os.path.join(OUT, folder)
-    if not os.path.exists(os.path.join(path, "results.json")):
-        return {}, {}, []
-    results, found = read_records(path)
-    whole = {label(method): found[method] for method in results["methods"] if len(found[method]) == len(results["sets"])}
-    return whole, {label(entry["method"]): entry for entry in results["entries"] if entry["set"] == of}, results["sets"]
+    if os.path.exists(os.path.join(path, "results.json")):
+        results, fresh = read_records(path)
+        for method in results["methods"]:
+            if len(fresh[method]) == len(results["sets"]):
+                found[label(method, results)] = fresh[method]
+        for entry in results["entries"]:
+            if entry["set"] == of:
+                vectors[label(entry["method"], results)] = entry["vectors_read"]
+        if SAVE:
+            keep(folder, found, vectors)
+    return found, vectors, list(next(iter(found.values()))) if found else []
+
+
+def with_metric(found, metric):
+    """Methods that have it: those of nll/ have no answers."""
+    return {method: sets for method, sets in found.items() if next(iter(next(iter(sets.values())).values()))[0][metric] is not None}
+
+
+def questions(found, name):
+    """How many of a set."""
+    return sum(map(len, next(iter(found.values()))[name].values()))
 
 
 def squad():
     found, cost, _ = measured("squad")
     if not found:
         return
-    count = sum(map(len, found["diffusion"]["squad"].values()))
+    count = questions(found, "squad")
     references = [name for name in REFERENCES if name in found]
     print(f"### SQuAD, {count} questions: NLL of the first accepted answer, nats a token\n")
     rows = [["", "vectors", "NLL"] + [f"minus {name}" for name in references]]
     for method, sets in found.items():
         gaps = ["" if method in REFERENCES else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
-        rows.append([method, f"{cost[method]['vectors_read']:.1f}", cell(interval(sets, 2), 3)] + gaps)
+        rows.append([method, f"{cost[method]:.1f}", cell(interval(sets, 2), 3)] + gaps)
     table(rows)
+    foreign(found)
     several_seeds(found, "SQuAD")
+
+
+def foreign(found):
+    """A memory beside that of another passage of the set: what is the form of the set, and what the passage."""
+    rows = [["", "own passage", "another passage", "content: another minus own", "form: prompt-none minus another"]]
+    for method, sets in found.items():
+        other = found.get("foreign-" + method)
+        if other and "prompt-none" in found:
+            rows.append([method] + [cell(interval(each, 2), 3) for each in (sets, other, minus(other, sets), minus(found["prompt-none"], other))])
+    if len(rows) > 1:
+        table(rows)
 
 
 def seeds_of(found, method):
@@ -213,7 +280,7 @@ def spread():
 
 
 def sixteen():
-    """SQuAD at 16x; the checkpoint of the evaluation is diffusion's."""
+    """SQuAD at 16x."""
     found, cost, _ = measured("sixteen")
     if not found:
         return
@@ -223,8 +290,9 @@ def sixteen():
     rows = [["", "vectors", "NLL"] + [f"minus {name}" for name in references]]
     for method, sets in found.items():
         gaps = ["" if method in references else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
-        rows.append([method, f"{cost[method]['vectors_read']:.1f}", cell(interval(sets, 2), 3)] + gaps)
+        rows.append([method, f"{cost[method]:.1f}", cell(interval(sets, 2), 3)] + gaps)
     table(rows)
+    foreign(found)
 
 
 def text():
@@ -232,7 +300,7 @@ def text():
     if not found:
         return
     print("### Plain text at 4x: NLL of the 32 tokens that follow, nats a token\n")
-    counts = {name: sum(map(len, found["diffusion"][name].values())) for name in names}
+    counts = {name: questions(found, name) for name in names}
     rows = [[""] + [column for name in names for column in (f"{name} (n={counts[name]})", "minus truncate_tail")]]
     for method, sets in found.items():
         row = [method]
@@ -249,26 +317,28 @@ def answers():
         return
     for metric, title, digits in ((2, "NLL of the first accepted answer, nats a token", 3), (1, "F1, percent", 1), (0, "Exact match, percent", 1)):
         print(f"### Six sets: {title}\n")
-        rows = [["", "vectors (SQuAD)"] + [f"{name} (n={sum(map(len, found['diffusion'][name].values()))})" for name in names] + ["mean"]]
-        for method, sets in found.items():
+        rows = [["", "vectors (SQuAD)"] + [f"{name} (n={questions(found, name)})" for name in names] + ["mean"]]
+        for method, sets in with_metric(found, metric).items():
             shown = [cell(interval({name: sets[name]}, metric), digits) for name in names]
-            rows.append([method, f"{cost[method]['vectors_read']:.1f}"] + shown + [cell(interval(averaged(sets), metric), digits)])
+            rows.append([method, f"{cost[method]:.1f}"] + shown + [cell(interval(averaged(sets), metric), digits)])
         table(rows)
     plot(found, cost)
     print("### Six sets: a compressor minus a reference, mean over sets\n")
     references = [name for name in REFERENCES if name in found]
     for metric, title, digits in ((2, "NLL, nats a token", 3), (1, "F1, points", 1)):
-        rows = [[title] + references]
+        has = with_metric(found, metric)
+        rows = [[title] + [name for name in references if name in has]]
         for method in COMPRESSORS:
-            if method in found:
-                rows.append([method] + [cell(interval(averaged(minus(found[method], found[name])), metric), digits) for name in references])
+            if method in has:
+                rows.append([method] + [cell(interval(averaged(minus(has[method], has[name])), metric), digits) for name in rows[0][1:]])
         table(rows)
     print("### Six sets: diffusion minus the other compressors, mean over sets\n")
     rows = [["minus", "NLL, nats a token", "F1, points"]]
     for method in COMPRESSORS[1:]:
-        if method in found:
+        if method in found and "diffusion" in found:
             gap = averaged(minus(found["diffusion"], found[method]))
-            rows.append([method, cell(interval(gap, 2), 3), cell(interval(gap, 1), 1)])
+            both = with_metric({method: gap}, 1)
+            rows.append([method, cell(interval(gap, 2), 3), cell(interval(gap, 1), 1) if both else ""])
     table(rows)
 
 

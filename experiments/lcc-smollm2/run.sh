@@ -4,25 +4,26 @@
 #   DATA       folder with mrqa/SQuAD.dev.jsonl.gz and text/books.jsonl.gz
 #   OUT        where runs and tables go
 #   STAGES     sweep (learning rates, contexts of the training split), main (8x), ablations (8x, contexts of main),
-#              ratios (4x, 16x), books (8x, the text that follows), long (8x, the preset's steps)
+#              ratios (4x, 16x), books (8x, the text that follows), long (8x, the preset's steps),
+#              nq (8x, NaturalQuestions: one question a context), wide (8x, 5 contexts of 400 to 700 tokens)
 #   COMPREXIT  run of comprexit at 4x on this base: a method of its own at 4x, and the warm start of a compile there
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin="${BIN:-build/release/bin}"
 data="${DATA:?DATA=folder that holds mrqa/SQuAD.dev.jsonl.gz and text/books.jsonl.gz}"
 out="${OUT:-runs/lcc-smollm2}"
-stages="${STAGES:-sweep main ablations ratios books long}" methods="${METHODS:-truncate snapkv lora kv buffers}"
+stages="${STAGES:-sweep main ablations ratios books long nq wide}" methods="${METHODS:-truncate snapkv lora kv buffers}"
 contexts="${CONTEXTS:-10}" few="${FEW:-3}"   # few: contexts of every stage but main
 steps="${STEPS:-150}" words="${WORDS:-170-200}"
 continuations=0                              # but for the runs whose name says so
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=passive
 here=experiments/lcc-smollm2
 
-# STAGE FILE COUNT: draws the contexts of a stage.
+# STAGE FILE COUNT [WORDS [QUESTIONS]]: draws the contexts of a stage.
 draw() {
   stage="$out/$1"
   mkdir -p "$stage"
-  python3 "$here/contexts.py" "$data/$2" "$3" "$words" > "$stage/contexts.jsonl"
+  python3 "$here/contexts.py" "$data/$2" "$3" "${4:-$words}" "${5:-4}" > "$stage/contexts.jsonl"
 }
 # RUN RATIO key=value…: compiles the contexts of the stage into OUT/RUN.
 compile() {
@@ -39,6 +40,12 @@ measure() {
   for run in "${@:2}"; do if [ -d "$out/$run/memories" ]; then runs+=("$out/$run"); fi; done
   "$bin/ctxc-run" measure --general "${GENERAL:-16}" --contexts "$stage/contexts.jsonl" --out "$stage/$1.jsonl" "${runs[@]}"
 }
+# STAGE FILE: the first contexts themselves as memories.
+gate() {
+  draw "$1" "$2" "$few"
+  compile "$1/exact" 1 compressor.optimise=truncate run.dtype=float32
+  measure exact "$1/exact"
+}
 under() { local folder="$1"; shift; for name in "$@"; do echo "$folder/$name"; done; }
 
 sweep() {
@@ -52,11 +59,11 @@ sweep() {
 }
 scaled() { python3 -c 'import sys; print(float(sys.argv[1]) * float(sys.argv[2]))' "$1" "$2"; }
 main() {
-  draw main mrqa/SQuAD.dev.jsonl.gz "$contexts"
-  compile main/exact 1 compressor.optimise=truncate run.dtype=float32   # the context itself: a gate
+  gate main mrqa/SQuAD.dev.jsonl.gz
+  draw main mrqa/SQuAD.dev.jsonl.gz "$contexts" "$words,140-260"
   for method in $methods; do compile "main/$method" 8 "compressor.optimise=$method"; done
   continuations=8 compile main/lora-continued 8
-  measure measured main/exact $(under main $methods lora-continued)
+  measure measured $(under main $methods lora-continued)
 }
 ablations() {
   local names="no-queries no-reconstruction lora-left-on ce mse mean_pool normal"
@@ -100,11 +107,10 @@ for line in sys.stdin:
   measure comprexit ratios/comprexit-4x
 }
 books() {
-  draw books text/books.jsonl.gz "$few"
-  compile books/exact 1 compressor.optimise=truncate run.dtype=float32
+  gate books text/books.jsonl.gz
   for method in truncate lora; do compile "books/$method" 8 "compressor.optimise=$method"; done
   continuations=8 compile books/lora-continued 8
-  measure measured books/exact $(under books truncate lora lora-continued)
+  measure measured $(under books truncate lora lora-continued)
 }
 
 long() {
@@ -112,11 +118,21 @@ long() {
   compile long/lora-long 8 train.steps=600
   measure measured main/truncate main/lora $(under long lora-long)
 }
+nq() {
+  draw nq mrqa/NaturalQuestions.dev.jsonl.gz "$contexts" "$words" 1
+  for method in truncate lora; do compile "nq/$method" 8 "compressor.optimise=$method"; done
+  measure measured $(under nq truncate lora)
+}
+wide() {
+  draw wide mrqa/SQuAD.dev.jsonl.gz 5 300-700
+  for method in truncate lora; do compile "wide/$method" 8 "compressor.optimise=$method"; done
+  measure measured $(under wide truncate lora)
+}
 
 for name in $stages; do
   case "$name" in
-    sweep | main | ablations | ratios | books | long) "$name" ;;
-    *) echo "unknown stage: $name (sweep, main, ablations, ratios, books, long)" >&2; exit 2 ;;
+    sweep | main | ablations | ratios | books | long | nq | wide) "$name" ;;
+    *) echo "unknown stage: $name (sweep, main, ablations, ratios, books, long, nq, wide)" >&2; exit 2 ;;
   esac
   python3 "$here/collect.py" "$out" > "$out/tables.md" || true   # its exit code says that a gate fails
 done
