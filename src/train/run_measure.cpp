@@ -109,7 +109,7 @@ class Measurement {
         read_document(*backbone_, prompt_->head_ids(), prompt_->context_ids(context.text));
     const Memory full = kv_memory(document.frozen);
     Asked asked = asked_of(context);
-    for (ReadItem& item : asked.items) item.teacher_ND = predicting_states(*backbone_, full, {&item});
+    teach(asked.items, full);
     const Memory none = kv_memory(document.first_rows(document.prefix));
     ask_in_general(full, none, asked);
     OrderedJson line = {
@@ -154,14 +154,31 @@ class Measurement {
     return generate(*backbone_, memory, std::vector<int64_t>(prompts.size(), 0), prompts, options).tokens;
   }
 
+  static std::vector<const ReadItem*> pointers(const std::vector<ReadItem>& items) {
+    std::vector<const ReadItem*> all;
+    for (const ReadItem& item : items) all.push_back(&item);
+    return all;
+  }
+
+  /// What the base says behind `memory`, all items in one pass.
+  void teach(std::vector<ReadItem>& items, const Memory& memory) const {
+    const Tensor states_MD = predicting_states(*backbone_, memory, pointers(items));
+    int64_t begin = 0;
+    for (ReadItem& item : items) {
+      const auto count = static_cast<int64_t>(item.target.size());
+      item.teacher_ND = states_MD.narrow(0, begin, count);
+      begin += count;
+    }
+  }
+
   void ask_in_general(const Memory& full, const Memory& none, Asked& asked) const {
     if (queries_.empty()) return;
     for (const std::string& query : queries_) asked.general.push_back({prompt_->query_ids(query), {}, {}});
     const std::vector<Tokens> answers = greedy(full, asked.general, kGeneralAnswer);
     for (size_t i = 0; i < answers.size(); ++i) asked.general[i].target = answers[i];
     asked.general_none = asked.general;
-    for (ReadItem& item : asked.general) item.teacher_ND = predicting_states(*backbone_, full, {&item});
-    for (ReadItem& item : asked.general_none) item.teacher_ND = predicting_states(*backbone_, none, {&item});
+    teach(asked.general, full);
+    teach(asked.general_none, none);
   }
 
   Asked asked_of(const ContextText& context) const {
@@ -193,9 +210,7 @@ class Measurement {
 
   /// `answers`: greedy ones as well, if there are questions.
   OrderedJson numbers(const Memory& memory, const Asked& asked, bool answers) const {
-    std::vector<const ReadItem*> all;
-    for (const ReadItem& item : asked.items) all.push_back(&item);
-    const ItemNumbers found = measure_items(*backbone_, memory, all, backbone_->head_VD());
+    const ItemNumbers found = measure_items(*backbone_, memory, pointers(asked.items), backbone_->head_VD());
     OrderedJson numbers = {{"kl", found.kl_N.mean().item<double>()},
                            {"nll", found.nll_N.mean().item<double>()}};
     if (answers && !asked.general.empty()) add_general(memory, asked, numbers);
@@ -213,11 +228,6 @@ class Measurement {
   }
 
   void add_general(const Memory& memory, const Asked& asked, OrderedJson& numbers) const {
-    const auto pointers = [](const std::vector<ReadItem>& items) {
-      std::vector<const ReadItem*> all;
-      for (const ReadItem& item : items) all.push_back(&item);
-      return all;
-    };
     const std::vector<const ReadItem*> items = pointers(asked.general);
     const Tensor states_MD = predicting_states(*backbone_, memory, items), head_VD = backbone_->head_VD();
     const auto kl_of = [&](const std::vector<ReadItem>& taught) {
