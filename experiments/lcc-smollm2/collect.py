@@ -2,7 +2,10 @@
 95 % intervals of a bootstrap over contexts, paired where two things are compared; gates first. Exit code 1 where a gate
 fails.
 
-usage: collect.py OUT [--plot]     --plot also writes course.svg beside this file (needs matplotlib)
+usage: collect.py OUT [--plot] [--save]
+  --plot   also writes course.svg beside this file (needs matplotlib)
+  --save   also keeps the numbers of every context in measured/ beside this file, which can stand in for OUT (all but the
+           course of a compile); ids and numbers, no text
 """
 import json
 import pathlib
@@ -191,9 +194,27 @@ def sweep(out):
     print()
 
 
+def save(out, stage, stem, rows, methods):
+    def write(path, values):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(value) + "\n" for value in values))
+
+    kept = pathlib.Path(__file__).resolve().parent / "measured"
+    if kept.resolve() == out.resolve():
+        return
+    write(kept / stage / f"{stem}.jsonl", rows)
+    keys = ("steps", "seconds", "recon_token_acc", "chosen_step", "heldout_kl", "probe_nll", "last")
+    for method in methods:
+        metrics = [(row["context"], compiles(out, stage, method, [row])) for row in rows]
+        write(kept / stage / method / "contexts.jsonl",
+              [{"context": context, "metrics": {key: found[0][key] for key in keys}} for context, found in metrics if found])
+
+
 def report(out, stage, path):
     rows = lines(path)
     methods = list(rows[0]["methods"])
+    if "--save" in sys.argv:
+        save(out, stage, path.stem, rows, methods)
     print(f"## {STAGES[stage]}{'' if path.stem == 'measured' else ': ' + path.stem}\n")
     asked = sum(row["questions"] for row in rows)
     print(f"{len(rows)} contexts, {f'{asked} questions, ' if asked else ''}"
@@ -218,6 +239,8 @@ def main(out):
     course(out, "ratios", ("lora-4x", "warm-4x", "lora-16x"))
     failed = [report(out, stage, path) for stage in STAGES for path in sorted((out / stage).glob("*.jsonl"))
               if path.stem in ("measured", "comprexit")]
+    for path in sorted(out.glob("*/exact.jsonl")) if "--save" in sys.argv else []:
+        save(out, path.parent.name, path.stem, lines(path), ["exact"])
     return 1 if any(failed) else 0
 
 
