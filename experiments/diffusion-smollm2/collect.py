@@ -263,11 +263,11 @@ def several_seeds(found, title):
         row = [method, ", ".join(map(str, runs)), ", ".join(f"{interval(sets, 2)[0]:.3f}" for sets in runs.values()),
                cell(seeds_interval(list(runs.values()), 2), 3)]
         for name in ("prompt-none", "prompt-head"):
-            row.append(cell(seeds_interval([minus(sets, found[name]) for sets in runs.values()], 2), 3))
+            row.append("" if name not in found else cell(seeds_interval([minus(sets, found[name]) for sets in runs.values()], 2), 3))
         others = seeds_of(found, "no-channel")
         gaps = [minus(sets, others[seed]) for seed, sets in runs.items() if seed in others]
         each = ", ".join(f"{interval(gap, 2)[0]:+.3f}" for gap in gaps)
-        row.append("" if method == "no-channel" else f"{cell(seeds_interval(gaps, 2), 3)} ({each})")
+        row.append("" if method == "no-channel" or not gaps else f"{cell(seeds_interval(gaps, 2), 3)} ({each})")
         rows.append(row)
     table(rows)
 

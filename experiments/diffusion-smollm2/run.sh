@@ -7,7 +7,8 @@
 #   seeds       the same at 1e-3, seeds 43 and 44
 #   references  trained virtual tokens before nothing, a part or all of the text
 #   curriculum  8x, then 16x, 100 steps each from checkpoint to checkpoint, seed 42; truncation to as many tokens, trained
-#   squad       likelihood of the answers on 500 questions of SQuAD, all runs that are there
+#   squad       likelihood of the answers on 500 questions of SQuAD, all runs that are there; those of the main seed also behind the
+#               memory of another passage
 #   sixteen     the same at 16x
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
 #   sets        likelihood and answers on the six sets
@@ -65,6 +66,12 @@ measured() {
   for name in "$@"; do if [ -e "$out/$name/trained" ]; then list+=",checkpoint=$out/$name"; fi; done
   echo "$list"
 }
+# The same behind the memory of another passage.
+foreign() {
+  local list=foreign
+  for name in "$@"; do if [ -e "$out/$name/trained" ]; then list+=",foreign=$out/$name"; fi; done
+  echo "$list"
+}
 reader=$out/prompt-full-42-1e-3   # what reads the tokens that a cut leaves
 seeds=({diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-4{3,4}-1e-3)
 trained=({no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3
@@ -100,11 +107,13 @@ for stage in "${stages[@]}"; do
       done ;;
     squad)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/squad" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${trained[@]}"),bm25=$reader" > "$out/squad.md" ;;
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${trained[@]}"),bm25=$reader,$(foreign \
+        {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3)" > "$out/squad.md" ;;
     sixteen)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-16x" --out "$out/sixteen" --benchmarks squad --limit "${LIMIT:-500}" \
         "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {progressive,comprexit,mean_pool,500x}-16x \
-        prompt-{head,tail}-16x prompt-{none,full}-42-1e-3),bm25=$reader" > "$out/sixteen.md" ;;
+        prompt-{head,tail}-16x prompt-{none,full}-42-1e-3),bm25=$reader,$(foreign {progressive,comprexit,mean_pool,500x}-16x)" \
+        > "$out/sixteen.md" ;;
     text)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" run.threads=1 --benchmarks wikitext2,peps \
         "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]" \
