@@ -174,7 +174,7 @@ def keep(folder, found, vectors):
         out.writerow(["set", "passage", "question"] + list(found))
         out.writerow(["", "", "vectors"] + [f"{vectors[method]:.2f}" for method in found])
         for name, clusters in sets.items():
-            for passage, questions in sorted(clusters.items()):
+            for passage, questions in clusters.items():  # the order of the evaluation: intervals depend on it
                 for i in range(len(questions)):
                     out.writerow([name, passage, i] + [f"{of[name][passage][i][2]:.4f}" for of in found.values()])
 
@@ -185,15 +185,21 @@ def measured(folder, of="squad"):
     path = os.path.join(OUT, folder)
     if os.path.exists(os.path.join(path, "results.json")):
         results, fresh = read_records(path)
-        for method in results["methods"]:
-            if len(fresh[method]) == len(results["sets"]):
-                found[label(method, results)] = fresh[method]
+        whole = {label(method, results): fresh[method] for method in results["methods"] if len(fresh[method]) == len(results["sets"])}
+        asked = [shape(sets) for sets in whole.values()][:1]
+        found = {method: sets for method, sets in found.items() if [shape(sets)] == asked}  # of other questions: not comparable
+        found.update(whole)
         for entry in results["entries"]:
             if entry["set"] == of:
                 vectors[label(entry["method"], results)] = entry["vectors_read"]
         if SAVE:
             keep(folder, found, vectors)
     return found, vectors, list(next(iter(found.values()))) if found else []
+
+
+def shape(sets):
+    """Which questions: {set: {passage: how many}}."""
+    return {name: {passage: len(questions) for passage, questions in clusters.items()} for name, clusters in sets.items()}
 
 
 def with_metric(found, metric):

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 bin="${BIN:-build/release/bin}"
 data="${DATA:?DATA=folder that holds mrqa/SQuAD.dev.jsonl.gz and text/books.jsonl.gz}"
 out="${OUT:-runs/lcc-smollm2}"
-stages="${STAGES:-sweep main ablations ratios books long nq wide}" methods="${METHODS:-truncate snapkv lora kv buffers}"
+stages="${STAGES:-sweep main ablations ratios books long nq wide}" methods="${METHODS:-truncate snapkv lora kv buffers lora-continued}"
 contexts="${CONTEXTS:-10}" few="${FEW:-3}"   # few: contexts of every stage but main
 steps="${STEPS:-150}" words="${WORDS:-170-200}"
 continuations=0                              # but for the runs whose name says so
@@ -61,9 +61,14 @@ scaled() { python3 -c 'import sys; print(float(sys.argv[1]) * float(sys.argv[2])
 main() {
   gate main mrqa/SQuAD.dev.jsonl.gz
   draw main mrqa/SQuAD.dev.jsonl.gz "$contexts" "$words,140-260"
-  for method in $methods; do compile "main/$method" 8 "compressor.optimise=$method"; done
-  continuations=8 compile main/lora-continued 8
-  measure measured $(under main $methods lora-continued)
+  for method in $methods; do
+    if [ "$method" = lora-continued ]; then
+      continuations=8 compile main/lora-continued 8
+    else
+      compile "main/$method" 8 "compressor.optimise=$method"
+    fi
+  done
+  measure measured $(under main $methods)
 }
 ablations() {
   local names="no-queries no-reconstruction lora-left-on ce mse mean_pool normal"
