@@ -86,6 +86,37 @@ Memory kv_memory(std::vector<KvPair> kv) {
   return memory;
 }
 
+Memory stacked(const std::vector<Memory>& memories) {
+  int64_t longest = 0;
+  for (const Memory& memory : memories) {
+    CTXC_CHECK(!memory.kv.empty() && memory.head_ids_BP.size(1) == 0, ErrorKind::kInternal, "",
+               "stacked: a memory has slots or a head (expected keys and values alone)");
+    longest = std::max(longest, memory.slots());
+  }
+  // Along dimension `dim`, of the rows of all memories.
+  const auto joined = [&](const auto& part, int64_t dim) {
+    std::vector<Tensor> rows;
+    for (const Memory& memory : memories) {
+      const Tensor tensor = part(memory);
+      std::vector<int64_t> padding(2 * (tensor.dim() - dim), 0);
+      padding.back() = longest - tensor.size(dim);
+      rows.push_back(at::constant_pad_nd(tensor, padding));
+    }
+    return at::cat(rows);
+  };
+  Memory all;
+  for (size_t layer = 0; layer < memories.at(0).kv.size(); ++layer)
+    all.kv.push_back({joined([&](const Memory& memory) { return memory.kv.at(layer).key_BGKE; }, 2),
+                      joined([&](const Memory& memory) { return memory.kv.at(layer).value_BGKE; }, 2)});
+  all.mask_BK = joined([](const Memory& memory) { return memory.mask_BK; }, 1);
+  all.position_BK = joined([](const Memory& memory) { return memory.position_BK; }, 1);
+  all.head_ids_BP = memories[0].head_ids_BP.new_empty({all.batch(), 0});
+  std::vector<Tensor> next;
+  for (const Memory& memory : memories) next.push_back(memory.next_position_B);
+  all.next_position_B = at::cat(next);
+  return all;
+}
+
 Document read_document(const Backbone& backbone, const Tokens& header, const Tokens& context,
                        const std::vector<KvPair>& prefix) {
   const at::NoGradGuard no_grad;

@@ -84,6 +84,11 @@ class PerDocument : public Compressor {
 /// Keys and values as a memory of one row at positions 0..N-1 without a head of its own.
 Memory kv_memory(std::vector<KvPair> kv);
 
+/// Memories of keys and values as the rows of one, in their order: shorter ones are padded, what stands behind
+/// them is masked, and text goes on where it would behind each alone. Error kInternal where one has slots or a
+/// head of its own.
+Memory stacked(const std::vector<Memory>& memories);
+
 /// Reads a document: its prefix is the header alone, or `prefix` where rows of earlier segments are given.
 Document read_document(const Backbone& backbone, const Tokens& header, const Tokens& context,
                        const std::vector<KvPair>& prefix = {});

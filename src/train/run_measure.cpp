@@ -115,15 +115,21 @@ class Measurement {
     OrderedJson line = {
         {"context", context.id}, {"tokens", document.length()}, {"questions", asked.questions.size()}};
     if (asked.questions.empty()) line["continuation"] = asked.items[0].target.size();
-    line["full"] = numbers(full, asked, true);
-    line["none"] = numbers(none, asked, true);
-    for (const std::string& run : runs_) {
-      const std::string name = name_of_run(run);
-      int64_t slots = 0;
-      line["methods"][name] = numbers(memory(memory_path(run, context.id), &slots), asked, true);
-      line["methods"][name]["slots"] = slots;
+    std::vector<Memory> read = {full, none};
+    std::vector<int64_t> slots = {0, 0};
+    for (const std::string& run : runs_)
+      read.push_back(memory(memory_path(run, context.id), &slots.emplace_back()));
+    const std::vector<std::vector<Tokens>> said = answers(read, asked);
+    for (size_t i = 0; i < read.size(); ++i) {
+      const std::string run = i < 2 ? "" : name_of_run(runs_[i - 2]);
+      OrderedJson& found = i == 0 ? line["full"] : i == 1 ? line["none"] : line["methods"][run];
+      found = numbers(read[i], asked);
+      if (!asked.general.empty()) add_general(read[i], asked, found);
+      if (!said.empty()) add_scores(said[i], asked, found);
+      if (i < 2) continue;
+      found["slots"] = slots[i];
       if (&other != &context)
-        line["foreign"][name] = numbers(memory(memory_path(run, other.id), nullptr), asked, false);
+        line["foreign"][run] = numbers(memory(memory_path(runs_[i - 2], other.id), nullptr), asked);
     }
     return line;
   }
@@ -144,14 +150,45 @@ class Measurement {
     return count;
   }
 
+  /// Greedy answers of the base behind every row of the memory to all items, row after row.
   std::vector<Tokens> greedy(const Memory& memory, const std::vector<ReadItem>& items,
                              int64_t longest) const {
     GenerateOptions options;
     options.max_new_tokens = longest;
     options.eos = ending_ids(*backbone_, *prompt_);
     std::vector<Tokens> prompts;
-    for (const ReadItem& item : items) prompts.push_back(item.prompt);
-    return generate(*backbone_, memory, std::vector<int64_t>(prompts.size(), 0), prompts, options).tokens;
+    std::vector<int64_t> rows;
+    for (int64_t row = 0; row < memory.batch(); ++row) {
+      for (const ReadItem& item : items) {
+        rows.push_back(row);
+        prompts.push_back(item.prompt);
+      }
+    }
+    return generate(*backbone_, memory, rows, prompts, options).tokens;
+  }
+
+  /// The greedy answers to the questions behind each memory; none where nothing is to be answered. Memories
+  /// of keys and values are decoded as one batch: a step reads the weights once, whatever the rows.
+  std::vector<std::vector<Tokens>> answers(const std::vector<Memory>& memories, const Asked& asked) const {
+    if (max_new_ == 0 || asked.questions.empty()) return {};
+    std::vector<std::vector<Tokens>> said(memories.size());
+    std::vector<size_t> rows;  // of the batch, as memories
+    std::vector<Memory> batch;
+    for (size_t i = 0; i < memories.size(); ++i) {
+      if (memories[i].kv.empty()) {
+        said[i] = greedy(memories[i], asked.items, max_new_);
+      } else {
+        rows.push_back(i);
+        batch.push_back(memories[i]);
+      }
+    }
+    const std::vector<Tokens> all = greedy(stacked(batch), asked.items, max_new_);
+    const auto questions = static_cast<std::ptrdiff_t>(asked.items.size());
+    for (size_t row = 0; row < rows.size(); ++row) {
+      const auto first = all.begin() + static_cast<std::ptrdiff_t>(row) * questions;
+      said[rows[row]].assign(first, first + questions);
+    }
+    return said;
   }
 
   static std::vector<const ReadItem*> pointers(const std::vector<ReadItem>& items) {
@@ -208,14 +245,12 @@ class Measurement {
     return memory_of(artifact, *backbone_);
   }
 
-  /// `answers`: greedy ones as well, if there are questions.
-  OrderedJson numbers(const Memory& memory, const Asked& asked, bool answers) const {
+  OrderedJson numbers(const Memory& memory, const Asked& asked) const {
     const ItemNumbers found = measure_items(*backbone_, memory, pointers(asked.items), backbone_->head_VD());
-    OrderedJson numbers = {{"kl", found.kl_N.mean().item<double>()},
-                           {"nll", found.nll_N.mean().item<double>()}};
-    if (answers && !asked.general.empty()) add_general(memory, asked, numbers);
-    if (!answers || max_new_ == 0 || asked.questions.empty()) return numbers;
-    const std::vector<Tokens> said = greedy(memory, asked.items, max_new_);
+    return {{"kl", found.kl_N.mean().item<double>()}, {"nll", found.nll_N.mean().item<double>()}};
+  }
+
+  void add_scores(const std::vector<Tokens>& said, const Asked& asked, OrderedJson& numbers) const {
     Score sum;
     for (size_t i = 0; i < said.size(); ++i) {
       const Score score = score_answer(prompt_->extract_answer(said[i]), asked.questions[i].answers);
@@ -224,7 +259,6 @@ class Measurement {
     }
     numbers["em"] = sum.exact_match / static_cast<double>(said.size());
     numbers["f1"] = sum.f1 / static_cast<double>(said.size());
-    return numbers;
   }
 
   void add_general(const Memory& memory, const Asked& asked, OrderedJson& numbers) const {

@@ -92,6 +92,27 @@ TEST_F(KvMemory, OnePrefillReadsLikeTheEmbeddings) {
   expect_error(ErrorKind::kUsage, "has been read already", [&] { prefilled(kv, *backbone_); });
 }
 
+TEST_F(KvMemory, StackedRowsReadLikeEachAlone) {
+  std::vector<Memory> memories;
+  for (const int64_t length : {6, 2, 9})
+    memories.push_back(kv_memory(read_kv(*backbone_, random_tokens(length, length))));
+  memories[1].next_position_B = at::tensor({5}, at::kLong);  // where its text would have ended
+  const Memory all = stacked(memories);
+  ASSERT_EQ(all.batch(), 3);
+  ASSERT_EQ(all.slots(), 9);
+  const Tokens text = random_tokens(7, 3);
+  const at::NoGradGuard no_grad;
+  const auto states = [&](const Memory& memory, int64_t row) {
+    const PackedReading reading = pack_reading(*backbone_, memory, {{row, {text}}});
+    return backbone_->forward(reading.rows).hidden[0];
+  };
+  for (int64_t row = 0; row < 3; ++row)
+    EXPECT_LT(relative_error(states(all, row), states(memories[row], 0)), 1e-6);
+  EXPECT_GT(relative_error(states(all, 0), states(all, 2)), 1e-3);
+  memories.push_back(memory_of(embeds({}, 4, 2), *backbone_));
+  expect_error(ErrorKind::kInternal, "keys and values alone", [&] { stacked(memories); });
+}
+
 TEST_F(KvMemory, ComposedEqualsSlotsReadWhereTheyStand) {
   const MemoryArtifact a = embeds({}, 5, 1), b = embeds({}, 4, 2), c = embeds({}, 3, 3);
   const MemoryArtifact joined = compose(
