@@ -89,6 +89,7 @@ def trainings():
                 add(f"{method}-{seed}-{rate}", f"{method} ({seed}, {rate})")
         for ratio in ("8x", "16x"):
             add(f"{method}-{ratio}", f"{method} (42, 1e-3){', then' if method in COMPRESSORS else ''} {ratio}")
+        add(f"{method}-600", f"{method} (42, 1e-3)")
     table(rows)
 
 
@@ -212,20 +213,21 @@ def questions(found, name):
     return sum(map(len, next(iter(found.values()))[name].values()))
 
 
-def squad():
-    found, cost, _ = measured("squad")
+def against_references(folder, title, suffix=""):
+    """Methods of the stage (their names without `suffix`) beside the references, then what of it is the passage; the methods."""
+    found, cost, _ = measured(folder)
     if not found:
-        return
-    count = questions(found, "squad")
+        return {}
+    found, cost = ({name.removesuffix(suffix): value for name, value in each.items()} for each in (found, cost))
     references = [name for name in REFERENCES if name in found]
-    print(f"### SQuAD, {count} questions: NLL of the first accepted answer, nats a token\n")
+    print(f"### {title}, {questions(found, 'squad')} questions: NLL of the first accepted answer, nats a token\n")
     rows = [["", "vectors", "NLL"] + [f"minus {name}" for name in references]]
     for method, sets in found.items():
         gaps = ["" if method in REFERENCES else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
         rows.append([method, f"{cost[method]:.1f}", cell(interval(sets, 2), 3)] + gaps)
     table(rows)
     foreign(found)
-    several_seeds(found, "SQuAD")
+    return found
 
 
 def foreign(found):
@@ -260,6 +262,8 @@ def seeds_interval(runs, metric):
 
 def several_seeds(found, title):
     """Methods that were trained from more than one seed; differences are paired by seed and question."""
+    if not found:
+        return
     print(f"### {title} over seeds (trainings and contexts drawn)\n")
     rows = [["", "seeds", "NLL of each", "NLL", "minus prompt-none", "minus prompt-head", "minus no-channel"]]
     for method in COMPRESSORS:
@@ -281,24 +285,7 @@ def several_seeds(found, title):
 def spread():
     """Seed 42 and the references are those of the stage sets: the same questions."""
     found = {**measured("spread")[0], **measured("eval")[0]}
-    if found:
-        several_seeds({method: averaged(sets) for method, sets in found.items()}, "Five sets")
-
-
-def sixteen():
-    """SQuAD at 16x."""
-    found, cost, _ = measured("sixteen")
-    if not found:
-        return
-    found, cost = ({name.removesuffix("-16x"): value for name, value in each.items()} for each in (found, cost))
-    references = [name for name in REFERENCES if name in found]
-    print("### SQuAD at 16x: NLL of the first accepted answer, nats a token\n")
-    rows = [["", "vectors", "NLL"] + [f"minus {name}" for name in references]]
-    for method, sets in found.items():
-        gaps = ["" if method in references else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
-        rows.append([method, f"{cost[method]:.1f}", cell(interval(sets, 2), 3)] + gaps)
-    table(rows)
-    foreign(found)
+    several_seeds({method: averaged(sets) for method, sets in found.items()}, "Five sets")
 
 
 def text():
@@ -352,7 +339,7 @@ def plot(found, cost):
     """Mean NLL against the vectors read: trained virtual tokens before more and more of the text, and what else reads as many."""
     def group(name, methods):
         points = [interval(averaged(found[method]), 2) for method in methods]
-        return Group(name, [cost[method]["vectors_read"] for method in methods], *map(list, zip(*points)))
+        return Group(name, [cost[method] for method in methods], *map(list, zip(*points)))
     lines = [("virtual tokens; none, head, all", ["prompt-none", "prompt-head", "prompt-full"]), ("virtual tokens, BM25", ["bm25-prompt-full"])]
     lines += [(method, [method]) for method in ("diffusion", "progressive", "comprexit", "mean_pool", "icae", "500x", "sac")]
     save_plot(os.path.join(HERE, "nll.svg"), [group(name, methods) for name, methods in lines if all(m in found for m in methods)],
@@ -375,8 +362,9 @@ if __name__ == "__main__":
     starts()
     print("### Training\n")
     trainings()
-    squad()
-    sixteen()
+    several_seeds(against_references("squad", "SQuAD"), "SQuAD")
+    against_references("sixteen", "SQuAD at 16x", "-16x")
+    against_references("longer", "SQuAD, 600 steps", "-600")
     text()
     answers()
     spread()

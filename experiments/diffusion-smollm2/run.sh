@@ -10,6 +10,7 @@
 #   squad       likelihood of the answers on 500 questions of SQuAD, all runs that are there; those of the main seed also behind the
 #               memory of another passage
 #   sixteen     the same at 16x
+#   longer      three methods over 600 steps, seed 42; likelihood behind their own and another passage's memory
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
 #   sets        likelihood and answers on the six sets
 #   spread      likelihood on the six sets, seeds 43 and 44
@@ -18,7 +19,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(start methods rates seeds references curriculum squad sixteen text sets spread seeded)
+stages=(start methods rates seeds references curriculum squad sixteen longer text sets spread seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -114,6 +115,14 @@ for stage in "${stages[@]}"; do
         "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {progressive,comprexit,mean_pool,500x}-16x \
         prompt-{head,tail}-16x prompt-{none,full}-42-1e-3),bm25=$reader,$(foreign {progressive,comprexit,mean_pool,500x}-16x)" \
         > "$out/sixteen.md" ;;
+    longer)
+      for name in diffusion mean_pool progressive; do
+        choose "$name"
+        train "$name-600" run.seed=42 train.lr=1e-3 train.steps=600 train.valid_every=200
+      done
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-600" --out "$out/longer" --benchmarks squad --limit "${LIMIT:-500}" \
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {mean_pool,progressive}-600 \
+        prompt-{none,head,tail,full}-42-1e-3),$(foreign {mean_pool,progressive}-600)" > "$out/longer.md" ;;
     text)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" run.threads=1 --benchmarks wikitext2,peps \
         "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]" \
