@@ -5,7 +5,7 @@
 #   OUT        where runs and tables go
 #   STAGES     sweep (learning rates, contexts of the training split), main (8x), ablations (8x, contexts of main),
 #              ratios (4x, 16x), books (8x, the text that follows), long (8x, the preset's steps),
-#              nq (8x, NaturalQuestions: one question a context), wide (8x, 5 contexts of 400 to 700 tokens)
+#              nq (8x, NaturalQuestions: one question a context), wide (8x, 5 contexts of 300 to 700 words)
 #   COMPREXIT  run of comprexit at 4x on this base: a method of its own at 4x, and the warm start of a compile there
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -61,8 +61,9 @@ class Asker {
   void ask(const std::string& question) const {
     const Tokens ids = cli_.has("raw") ? tokenizer_.encode(question) : prompt_->query_ids(question);
     CTXC_CHECK(!ids.empty(), ErrorKind::kUsage, "", "the question is empty");
+    const GenerateOptions options = within_window(static_cast<int64_t>(ids.size()));
     const Clock::time_point start = Clock::now();
-    const GenerateResult generated = generate(*backbone_, memory_, {0}, {ids}, options_);
+    const GenerateResult generated = generate(*backbone_, memory_, {0}, {ids}, options);
     const double milliseconds = 1000 * std::chrono::duration<double>(Clock::now() - start).count();
     const std::string answer = cli_.has("raw") ? tokenizer_.decode(generated.tokens[0])
                                                : prompt_->extract_answer(generated.tokens[0]);
@@ -90,6 +91,23 @@ class Asker {
   }
 
  private:
+  /// Answers end where the base's positions do; a question that leaves no room for one is refused.
+  GenerateOptions within_window(int64_t question) const {
+    const int64_t before = memory_.next_position_B.item<int64_t>() + question;
+    const int64_t window = backbone_->config().max_position;
+    CTXC_CHECK(before < window, ErrorKind::kInput, "ask a shorter question",
+               "memory and question do not fit the base's window (found {} positions and {} tokens, expected "
+               "less than {} together)",
+               before - question, question, window);
+    GenerateOptions options = options_;
+    if (before + options.max_new_tokens > window) {
+      options.max_new_tokens = window - before;
+      log_warning(fmt::format("the answer ends with the base's window, after at most {} tokens",
+                              options.max_new_tokens));
+    }
+    return options;
+  }
+
   /// Logits [1, T, V] after each of the T question tokens, float32, and the ids.
   void write_logits(const Tokens& ids, const std::string& path) const {
     const at::NoGradGuard no_grad;

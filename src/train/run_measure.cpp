@@ -77,6 +77,11 @@ class Measurement {
  public:
   explicit Measurement(const Cli& cli)
       : runs_(cli.positional()), max_new_(count_at(cli, "max-new-tokens", 20)) {
+    const std::vector<std::string> called = names();
+    for (auto name = called.begin(); name != called.end(); ++name)
+      CTXC_CHECK(std::find(called.begin(), name, *name) == name, ErrorKind::kUsage,
+                 "rows are named by the run's folder: rename one, or measure them one after the other",
+                 "two runs are called {}", *name);
     queries_ = unseen_queries(load_queries(""), count_at(cli, "general", 0), 0);
     RunConfig config;
     config.data.contexts = {cli.require("contexts")};
@@ -117,8 +122,7 @@ class Measurement {
     if (asked.questions.empty()) line["continuation"] = asked.items[0].target.size();
     std::vector<Memory> read = {full, none};
     std::vector<int64_t> slots = {0, 0};
-    for (const std::string& run : runs_)
-      read.push_back(memory(memory_path(run, context.id), &slots.emplace_back()));
+    for (const std::string& run : runs_) read.push_back(memory(run, context, &slots.emplace_back()));
     const std::vector<std::vector<Tokens>> said = answers(read, asked);
     for (size_t i = 0; i < read.size(); ++i) {
       const std::string run = i < 2 ? "" : name_of_run(runs_[i - 2]);
@@ -128,8 +132,7 @@ class Measurement {
       if (!said.empty()) add_scores(said[i], asked, found);
       if (i < 2) continue;
       found["slots"] = slots[i];
-      if (&other != &context)
-        line["foreign"][run] = numbers(memory(memory_path(runs_[i - 2], other.id), nullptr), asked);
+      if (&other != &context) line["foreign"][run] = numbers(memory(runs_[i - 2], other, nullptr), asked);
     }
     return line;
   }
@@ -235,8 +238,15 @@ class Measurement {
     return asked;
   }
 
-  Memory memory(const std::string& path, int64_t* slots) const {
+  /// The run's memory of the context; ids name files, so what it was made of is compared as well.
+  Memory memory(const std::string& run, const ContextText& context, int64_t* slots) const {
+    const std::string path = memory_path(run, context.id);
     const MemoryArtifact artifact = load_memory(path);
+    const Json info = artifact.info;
+    const Json made_of = info.contains("context") ? info["context"].value("sha256", Json()) : Json();
+    CTXC_CHECK(!made_of.is_string() || made_of == sha256_hex(context.text), ErrorKind::kInput,
+               "compile the contexts of this file, or measure with the file that the run was made with",
+               "{}: is the memory of another text than context {} of the file", path, context.id);
     check_memory_fits(artifact, *backbone_, tokenizer_, false);
     CTXC_CHECK(prompt_record(recorded_prompt(artifact.info, path)) == record_, ErrorKind::kInput,
                "measure runs of one prompt at a time", "{}: was made for another prompt than {}", path,

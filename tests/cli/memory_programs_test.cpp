@@ -132,6 +132,14 @@ TEST_F(MemoryPrograms, BadInputsNameWhatToDo) {
   expect_failure(damaged("\\\"rope_theta\\\":10000.0", "\\\"rope_theta\\\":20000.0"), 3,
                  "rope_theta (found 20000.0");
   expect_failure(damaged("\\\"first\\\":0", "\\\"first\\\":4"), 3, "positions do not fit");
+  // The base has 1,024 positions.
+  std::string question;
+  for (int i = 0; i < 600; ++i) question += " who is";
+  const std::string ask = "ask --json --memory " + at("good") + " ";
+  expect_failure(run("ctxc-run", ask + "'" + question + "'"), 3, "do not fit the base's window");
+  const Result last = run("ctxc-run", ask + "--raw --max-new-tokens 2000 Who");
+  EXPECT_EQ(last.code, 0) << last.err;
+  EXPECT_NE(last.err.find("ends with the base's window"), std::string::npos) << last.err;
   expect_failure(run("ctxc-export",
                      "--in " + at("good") + " --to llamacpp-state --llama-state-version 9 --out " + at("y")),
                  2, "unknown version (found 9");
@@ -225,6 +233,11 @@ TEST_F(MemoryPrograms, MeasuredOnQuestionsWithAnswers) {
   EXPECT_FALSE(book.at("full").contains("em"));
   expect_failure(follow(" Too short."), 3, "continuation is too short");
   expect_failure(run("ctxc-run", arguments + at("absent")), 3, "has a memory in every run");
+  expect_failure(run("ctxc-run", arguments + at("lcc") + " " + at("exact/../lcc")), 2,
+                 "two runs are called lcc");
+  std::ofstream(dir_ / "edited.jsonl") << row("a", boris + " He rests.", "What does Boris like?", "honey");
+  expect_failure(run("ctxc-run", "measure --quiet --contexts " + at("edited.jsonl") + " " + at("exact")), 3,
+                 "is the memory of another text than context a");
 }
 
 TEST_F(MemoryPrograms, TrainCompilesAListAndGoesOn) {
