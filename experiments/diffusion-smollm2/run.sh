@@ -9,6 +9,7 @@
 #   curriculum  8x, then 16x, 100 steps each from checkpoint to checkpoint, seed 42; truncation to as many tokens, trained
 #   squad       likelihood of the answers on 500 questions of SQuAD, all runs that are there; those of the main seed also behind the
 #               memory of another passage
+#   eight       the same at 8x
 #   sixteen     the same at 16x
 #   longer      three methods over 600 steps, seed 42; likelihood behind their own and another passage's memory
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
@@ -19,7 +20,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(start methods rates seeds references curriculum squad sixteen longer text sets spread seeded)
+stages=(start methods rates seeds references curriculum squad eight sixteen longer text sets spread seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -103,18 +104,22 @@ for stage in "${stages[@]}"; do
         done
       done
       for name in head tail; do
-        choose "prompt-$name" 16
-        train "prompt-$name-16x" run.seed=42 train.lr=1e-3 train.steps=100 train.valid_every=100
+        for ratio in 8 16; do
+          choose "prompt-$name" $ratio
+          train "prompt-$name-${ratio}x" run.seed=42 train.lr=1e-3 train.steps=100 train.valid_every=100
+        done
       done ;;
     squad)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/squad" --benchmarks squad --limit "${LIMIT:-500}" \
         "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${trained[@]}"),bm25=$reader,$(foreign \
         {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3)" > "$out/squad.md" ;;
-    sixteen)
-      "$bin/ctxc-eval" --checkpoint "$out/diffusion-16x" --out "$out/sixteen" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {progressive,comprexit,mean_pool,500x}-16x \
-        prompt-{head,tail}-16x prompt-{none,full}-42-1e-3),bm25=$reader,$(foreign {progressive,comprexit,mean_pool,500x}-16x)" \
-        > "$out/sixteen.md" ;;
+    eight | sixteen)
+      ratio=16x
+      [ "$stage" = eight ] && ratio=8x
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-$ratio" --out "$out/$stage" --benchmarks squad --limit "${LIMIT:-500}" \
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {progressive,comprexit,mean_pool,500x}-$ratio \
+        prompt-{head,tail}-$ratio prompt-{none,full}-42-1e-3),bm25=$reader,$(foreign {progressive,comprexit,mean_pool,500x}-$ratio)" \
+        > "$out/$stage.md" ;;
     longer)
       for name in diffusion mean_pool progressive; do
         choose "$name"
