@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import random
+import re
 import struct
 import sys
 
@@ -24,7 +25,7 @@ from plots import Group, save_plot  # noqa: E402  (says what to install)
 SAVE = "--save" in sys.argv
 OUT = next((arg for arg in sys.argv[1:] if not arg.startswith("--")), "runs/diffusion-smollm2")
 STARTS = ["random", "pca", "pca_first", "pca_first-576", "mean_pool-none", "mean_pool-mean", "mean_pool-first"]
-COMPRESSORS = ["diffusion", "no-channel", "progressive", "comprexit", "mean_pool", "icae", "500x", "sac"]
+COMPRESSORS = ["diffusion", "no-channel", "progressive", "progressive-window", "comprexit", "mean_pool", "icae", "500x", "sac"]
 REFERENCES = ["prompt-none", "prompt-head", "prompt-tail", "prompt-full", "bm25-prompt-full"]
 MAIN = "-42-1e-3"  # the seed and the learning rate of the main table
 NOT_AVERAGED = {"newsqa"}
@@ -59,8 +60,19 @@ def table(rows):
     print()
 
 
+def valid_terms(run):
+    return [row["valid_terms"] for row in log_of(run) if "valid_terms" in row]
+
+
 def valid_ce(run):
-    return [row["valid_terms"]["ce"] for row in log_of(run) if "valid_terms" in row]
+    return [terms["ce"] for terms in valid_terms(run)]
+
+
+def arithmetic(method, ratio):
+    """GFLOP of a step as stage plans has them, or nothing."""
+    path = os.path.join(OUT, "plans", f"{method}-{ratio}.txt")
+    found = re.search(r"^arithmetic: ([0-9.]+) ([GT])FLOP", open(path).read(), re.M) if os.path.exists(path) else None
+    return f"{float(found[1]) * (1000 if found[2] == 'T' else 1):.0f}" if found else ""
 
 
 def starts():
@@ -74,22 +86,24 @@ def trained(name):
 
 
 def trainings():
-    rows = [["run (seed, learning rate)", "parameters", "steps", "s a step", "cross-entropy"]]
+    rows = [["run (seed, learning rate)", "parameters", "steps", "GFLOP a step", "s a step", "rate, nats a token", "cross-entropy"]]
 
-    def add(run, shown):
+    def add(run, shown, method, ratio="4x"):
         if not trained(run):
             return
+        rate = valid_terms(run)[-1].get("rate_nats_per_token")
         steps = [row for row in log_of(run) if "seconds" in row]
         seconds = sorted(row["seconds"] for row in steps)
-        rows.append([shown, f"{parameters(run):,}", str(len(steps)), f"{seconds[len(seconds) // 2]:.1f}", f"{valid_ce(run)[-1]:.3f}"])
+        rows.append([shown, f"{parameters(run):,}", str(len(steps)), arithmetic(method, ratio),
+                     f"{seconds[len(seconds) // 2]:.1f}", "" if rate is None else f"{rate:.0f}", f"{valid_ce(run)[-1]:.3f}"])
 
     for method in COMPRESSORS + [name for name in REFERENCES if not name.startswith("bm25")]:
         for seed in (42, 43, 44):
             for rate in ("3e-4", "1e-3", "3e-3"):
-                add(f"{method}-{seed}-{rate}", f"{method} ({seed}, {rate})")
+                add(f"{method}-{seed}-{rate}", f"{method} ({seed}, {rate})", method)
         for ratio in ("8x", "16x"):
-            add(f"{method}-{ratio}", f"{method} (42, 1e-3){', then' if method in COMPRESSORS else ''} {ratio}")
-        add(f"{method}-600", f"{method} (42, 1e-3)")
+            add(f"{method}-{ratio}", f"{method} (42, 1e-3){', then' if method in COMPRESSORS else ''} {ratio}", method, ratio)
+        add(f"{method}-600", f"{method} (42, 1e-3)", method)
     table(rows)
 
 

@@ -2,6 +2,7 @@
 # Everything behind README.md's tables. Goes on where it was interrupted; a finished run is not done again.
 #   CTXC_DATA=DATA experiments/diffusion-smollm2/run.sh [--out DIR] [STAGE…]      (no stage: all, in order)
 #   start       where slots start: validation before the first step
+#   plans       what a step of each costs in arithmetic, without training (--dry-run)
 #   methods     every compressor, seed 42, learning rate 1e-3
 #   rates       the same at 3e-4 and 3e-3
 #   seeds       the same at 1e-3, seeds 43 and 44
@@ -20,13 +21,13 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(start methods rates seeds references curriculum squad eight sixteen longer text sets spread seeded)
+stages=(start plans methods rates seeds references curriculum squad eight sixteen longer text sets spread seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
 bin=${CTXC_BIN:-build/release/bin}
 diffusion=configs/diffusion_smollm2_cpu.yaml progressive=configs/progressive_smollm2_cpu.yaml
-compressors=(diffusion no-channel progressive comprexit mean_pool icae 500x sac)
+compressors=(diffusion no-channel progressive progressive-window comprexit mean_pool icae 500x sac)
 references=(none head tail full)
 mkdir -p "$out"
 
@@ -41,6 +42,9 @@ choose() {
     progressive) # one slice, so that no vector of the buffer is read
       method=($progressive compressor.ratio=$ratio compressor.chunk=128 compressor.random_slices=1 compressor.random_keep=0
         'objective={ce: 1, recon: 0.1, nce: 0.05}') ;;
+    progressive-window) # its control: fixed pairs in place of the most similar neighbours
+      choose progressive "$ratio"
+      method+=(compressor.reduce=window) ;;
     comprexit) method=($diffusion "compressor={name: comprexit, ratio: $ratio, init: residual, residual_source: last}" "$ce") ;;
     mean_pool) method=($diffusion "compressor={name: mean_pool, ratio: $ratio}" "$ce") ;;
     icae | 500x) # the encoder is the base with LoRA
@@ -76,7 +80,7 @@ foreign() {
 }
 reader=$out/prompt-full-42-1e-3   # what reads the tokens that a cut leaves
 seeds=({diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-4{3,4}-1e-3)
-trained=({no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3
+trained=({no-channel,progressive,progressive-window,comprexit,mean_pool,icae,500x,sac}-42-1e-3
   "${seeds[@]}" prompt-{none,head,tail,full}-42-1e-3)
 asked=(run.threads=1 eval.nll=true eval.query_tokens=64)
 still=(train.steps=1 train.lr=1e-12 train.warmup=0 train.save_every=0 train.valid_every=1)
@@ -89,6 +93,14 @@ for stage in "${stages[@]}"; do
       train start-pca_first-576 compressor.width=576 compressor.heads=9 compressor.latent_width=576 "${still[@]}"
       choose mean_pool
       for start in none mean first; do train "start-mean_pool-$start" "compressor.start=$start" "${still[@]}"; done ;;
+    plans)
+      mkdir -p "$out/plans"
+      for name in "${compressors[@]}" "${references[@]/#/prompt-}"; do
+        for ratio in 4 8 16; do
+          choose "$name" $ratio
+          "$bin/ctxc-train" "${method[@]}" "run.dir=$out/plans/none" run.threads=1 --dry-run > "$out/plans/$name-${ratio}x.txt"
+        done
+      done ;;
     methods) for name in "${compressors[@]}"; do fit "$name" 42 1e-3 200; done ;;
     rates) for name in "${compressors[@]}"; do for rate in 3e-4 3e-3; do fit "$name" 42 "$rate" 200; done; done ;;
     seeds) for seed in 43 44; do for name in "${compressors[@]}"; do fit "$name" "$seed" 1e-3 200; done; done ;;
@@ -112,7 +124,7 @@ for stage in "${stages[@]}"; do
     squad)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/squad" --benchmarks squad --limit "${LIMIT:-500}" \
         "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${trained[@]}"),bm25=$reader,$(foreign \
-        {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3)" > "$out/squad.md" ;;
+        {no-channel,progressive,progressive-window,comprexit,mean_pool,icae,500x,sac}-42-1e-3)" > "$out/squad.md" ;;
     eight | sixteen)
       ratio=16x
       [ "$stage" = eight ] && ratio=8x
