@@ -18,6 +18,8 @@ struct Document {
   Tokens context;              ///< stands at positions prefix..prefix+L-1
   std::vector<KvPair> frozen;  ///< keys and values of prefix and context, [1, G, prefix + L, E] a layer
   Tensor start_KD = {};  ///< slots of a trained compressor for this context, to start from; undefined = none
+  std::vector<KvPair> start_kv =
+      {};  ///< or its keys and values, [1, G, K, E] at positions prefix..prefix+K-1
   int64_t length() const { return static_cast<int64_t>(context.size()); }
   /// The first `rows` rows of `frozen`.
   std::vector<KvPair> first_rows(int64_t rows) const;
@@ -58,7 +60,7 @@ struct CompileRecipe {
   int64_t segment_tokens = 4096;
   std::string segments = "independent";  ///< independent | chained
   std::string storage = "bfloat16";
-  std::string warm_start;  ///< trained compressor of the same base whose slots are the first buffers
+  std::string warm_start;  ///< trained compressor of the same base whose memory a compile starts from
   void describe(Fields& f);
   /// The weights to compile with. Error kUsage where `lambda` is no number and not auto.
   std::vector<double> lambdas() const;
@@ -84,9 +86,9 @@ class PerDocument : public Compressor {
 /// Keys and values as a memory of one row at positions 0..N-1 without a head of its own.
 Memory kv_memory(std::vector<KvPair> kv);
 
-/// Memories of keys and values as the rows of one, in their order: shorter ones are padded, what stands behind
-/// them is masked, and text goes on where it would behind each alone. Error kInternal where one has slots or a
-/// head of its own.
+/// Memories of keys and values as the rows of one, in their order: shorter ones are padded, what stands
+/// behind them is masked, and text goes on where it would behind each alone. Error kInternal where one has
+/// slots or a head of its own.
 Memory stacked(const std::vector<Memory>& memories);
 
 /// Reads a document: its prefix is the header alone, or `prefix` where rows of earlier segments are given.

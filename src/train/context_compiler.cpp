@@ -96,8 +96,7 @@ std::optional<MemoryArtifact> ContextCompiler::compile_segment(const Document& d
                                                                Memory& memory) {
   compiler_.reset();
   document_ = std::make_unique<Document>(document);
-  if (warm_start_)
-    document_->start_KD = warm_start_->slots(document.context, method_->slots_for(document.length()));
+  if (warm_start_) warm_start_->start(*document_, method_->slots_for(document.length()));
   compiler_ =
       std::make_unique<DocumentCompiler>(*backbone_, *prompt_, *method_, *document_, queries_, settings_);
   std::optional<CompileOutcome> outcome = compiler_->run(watcher);

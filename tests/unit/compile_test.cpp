@@ -297,6 +297,58 @@ TEST_F(Compile, StartsFromTheSlotsOfATrainedCompressor) {
                [&] { ContextCompiler(config({"compressor.warm_start=absent"})); });
 }
 
+TEST_F(Compile, StartsFromTheKeysAndValuesOfATrainedCompressor) {
+  const std::string base = (testing::root() / "models/tiny-facts").string(),
+                    run = (folder_ / "500x").string();
+  const RunConfig trained = testing::tiny_config(
+      run, {"backbone.init=pretrained", "backbone.path=" + base, "train.steps=1", "train.valid_every=0"},
+      "{name: 500x, ratio: 8, memory_tokens: 16, lora: {rank: 2, alpha: 4}}", false);
+  Trainer(trained, FolderUse::kNew).run();
+  // The compressor serves its keys behind BOS, a compile behind its header: turned by the difference.
+  const std::shared_ptr<Backbone> backbone = Backbone::load(base);
+  const WarmStart warm_start(run, *backbone);
+  const Tokens context = testing::random_tokens(30, 5);
+  Document near = read_document(*backbone, {1}, context),
+           far = read_document(*backbone, {1, 2, 3, 4}, context);
+  warm_start.start(near, 4);
+  warm_start.start(far, 4);
+  ASSERT_EQ(near.start_kv.size(), static_cast<size_t>(backbone->config().num_layers));
+  EXPECT_FALSE(near.start_KD.defined());
+  for (size_t layer = 0; layer < near.start_kv.size(); ++layer) {
+    const KvPair &one = near.start_kv[layer], &other = far.start_kv[layer];
+    ASSERT_EQ(one.key_BGKE.size(2), 4);
+    EXPECT_TRUE(at::equal(one.value_BGKE, other.value_BGKE));
+    EXPECT_LT(testing::relative_error(
+                  shift_keys(one.key_BGKE, at::full({4}, 3, at::kLong), backbone->inverse_frequencies()),
+                  other.key_BGKE),
+              1e-5);
+    EXPECT_GT(testing::relative_error(one.key_BGKE, other.key_BGKE), 1e-3);
+  }
+  // The state before the first step is that memory.
+  const std::shared_ptr<PerDocument> method = std::dynamic_pointer_cast<PerDocument>(
+      make_compressor(Yaml::parse("{name: lcc, ratio: 8, optimise: kv}", "test"),
+                      {.backbone = backbone->config(), .head_ids = {}, .seed = 4}));
+  method->begin(*backbone, far);
+  const Memory untrained = method->memory(*backbone);
+  EXPECT_EQ(untrained.slots(), 8);
+  EXPECT_TRUE(at::equal(untrained.kv[1].key_BGKE.narrow(2, 4, 4).detach(), far.start_kv[1].key_BGKE));
+  EXPECT_TRUE(
+      at::equal(untrained.kv[1].value_BGKE.narrow(2, 0, 4), far.frozen[1].value_BGKE.narrow(2, 0, 4)));
+
+  const std::vector<std::string> keys = {"compressor.warm_start=" + run, "compressor.ratio=8",
+                                         "train.steps=1"};
+  std::vector<std::string> direct = keys;
+  direct.push_back("compressor.optimise=kv");
+  const auto warm = ContextCompiler(config(direct)).compile({"a", kText}, {});
+  const auto cold = ContextCompiler(config({"compressor.ratio=8", "train.steps=1", "compressor.optimise=kv"}))
+                        .compile({"a", kText}, {});
+  EXPECT_NE(warm->info["metrics"]["untrained"], cold->info["metrics"]["untrained"]);
+  EXPECT_EQ(warm->info["metrics"]["none"], cold->info["metrics"]["none"]);
+  expect_error(ErrorKind::kUsage, "no start for buffers", [&] {
+    ContextCompiler(config(keys)).compile({"a", kText}, {});
+  });
+}
+
 TEST_F(Compile, LongTextsInSegments) {
   for (const char* mode : {"independent", "chained"}) {
     const RunConfig settings =

@@ -91,7 +91,14 @@ class Lcc : public PerDocument {
 
   void begin(const Backbone& backbone, const Document& document) override {
     document_ = document;
-    slots_ = document.start_KD.defined() ? document.start_KD.size(0) : slots_for(document.length());
+    CTXC_CHECK(
+        document.start_kv.empty() || config_.optimise == "kv", ErrorKind::kUsage,
+        "set compressor.optimise=kv, or name a run that makes slots (comprexit, diffusion)",
+        "compressor.warm_start: keys and values are no start for buffers (found compressor.optimise: {})",
+        config_.optimise);
+    slots_ = document.start_KD.defined() ? document.start_KD.size(0)
+             : document.start_kv.empty() ? slots_for(document.length())
+                                         : document.start_kv[0].key_BGKE.size(2);
     lora_.reset();
     keys_.clear();
     values_.clear();
@@ -102,6 +109,10 @@ class Lcc : public PerDocument {
                                            : truncated_rows(document, slots_);
       return;
     }
+    if (!document.start_kv.empty()) {
+      begin_kv(document.start_kv);
+      return;
+    }
     frame_ = buffer_frame(config_.pos, config_.spread_mask, document.prefix, document.length(), slots_);
     buffers_KD_ =
         document.start_KD.defined()
@@ -110,7 +121,10 @@ class Lcc : public PerDocument {
     if (config_.optimise == "lora")
       lora_.emplace(config_.lora, backbone.config(), setup_.seed, backbone.device());
     if (config_.artifact == "embeds") begin_scale(backbone);
-    if (config_.optimise == "kv") begin_kv(backbone);
+    if (config_.optimise == "kv") {
+      const at::NoGradGuard no_grad;
+      begin_kv(compile(backbone).kv);  // the untrained buffers'
+    }
     if (config_.optimise != "kv") buffers_KD_.requires_grad_(true);
   }
 
@@ -225,10 +239,10 @@ class Lcc : public PerDocument {
     scale_.requires_grad_(true);
   }
 
-  /// The untrained buffers' keys and values as parameters.
-  void begin_kv(const Backbone& backbone) {
+  /// Keys and values as parameters.
+  void begin_kv(const std::vector<KvPair>& kv) {
     const at::NoGradGuard no_grad;
-    for (const KvPair& pair : compile(backbone).kv) {
+    for (const KvPair& pair : kv) {
       keys_.push_back(pair.key_BGKE.to(at::kFloat).clone().requires_grad_(true));
       values_.push_back(pair.value_BGKE.to(at::kFloat).clone().requires_grad_(true));
     }
