@@ -53,10 +53,20 @@ std::vector<Piece> draw_probes(int64_t length, int64_t count, uint64_t seed) {
 
 std::vector<std::vector<Piece>> cut_pieces(int64_t length, int64_t chunk, uint64_t seed,
                                            const std::vector<Piece>& probes) {
-  if (chunk == 0) return {cut(length, kWholePart, std::min(length, kWholePart))};
-  const int64_t size = std::min(chunk, (length + 1) / 2);
   std::set<int64_t> taken;
   for (const Piece& probe : probes) taken.insert(probe.begin);
+  const auto is_free = [&](const std::vector<Piece>& pieces) {
+    return std::none_of(pieces.begin(), pieces.end(),
+                        [&](const Piece& piece) { return taken.count(piece.begin) > 0; });
+  };
+  if (chunk == 0) {
+    // A probe blocks one place of the cuts, so the first that are free are close to whole parts.
+    for (int64_t phase = std::min(length, kWholePart);; --phase) {
+      std::vector<Piece> pieces = cut(length, kWholePart, phase);
+      if (phase <= kQuoted || is_free(pieces)) return {std::move(pieces)};
+    }
+  }
+  const int64_t size = std::min(chunk, (length + 1) / 2);
   std::vector<std::vector<Piece>> phases;
   const int64_t choices = std::max<int64_t>(0, size - kQuoted + 1);
   if (choices > 0) {
@@ -64,9 +74,7 @@ std::vector<std::vector<Piece>> cut_pieces(int64_t length, int64_t chunk, uint64
     for (int64_t i = 0; i < choices && static_cast<int64_t>(phases.size()) < kPhases; ++i) {
       std::vector<Piece> pieces =
           cut(length, size, kQuoted + static_cast<int64_t>(order[static_cast<uint64_t>(i)]));
-      const bool free = std::none_of(pieces.begin(), pieces.end(),
-                                     [&](const Piece& piece) { return taken.count(piece.begin) > 0; });
-      if (free) phases.push_back(std::move(pieces));
+      if (is_free(pieces)) phases.push_back(std::move(pieces));
     }
   }
   if (phases.empty()) phases.push_back({{0, length}});

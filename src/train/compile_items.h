@@ -40,13 +40,13 @@ struct Piece {
 /// Tokens in front of a piece or probe that its request quotes.
 constexpr int64_t kQuoted = 8;
 
-/// At most `count` distinct spans of min(32, L / 4) tokens, begin >= 8, never more than half the places there
-/// are.
+/// At most `count` distinct spans of min(32, L / 4) tokens, begin >= 8. Never more than half the places there
+/// are: of a text below 30 tokens the others are left to the starts of pieces.
 std::vector<Piece> draw_probes(int64_t length, int64_t count, uint64_t seed);
 
 /// Ways to cut a context into pieces of `chunk` tokens that cover every token once: first [0, phase), then
 /// from the phase on; at most 16 phases from 8 up, none of whose starts is a probe's. `chunk` 0: the whole
-/// context in parts of 1024, one way.
+/// context in parts of at most 1024, one way; a first part some tokens shorter where a probe starts at a cut.
 std::vector<std::vector<Piece>> cut_pieces(int64_t length, int64_t chunk, uint64_t seed,
                                            const std::vector<Piece>& probes);
 

@@ -47,6 +47,10 @@ TEST(CompileItems, PiecesCoverEveryTokenOnceAndNoProbeStartsOne) {
   }
   EXPECT_EQ(cut_pieces(2500, 0, 3, {}),
             (std::vector<std::vector<Piece>>{{{0, 1024}, {1024, 2048}, {2048, 2500}}}));
+  // A probe at a cut of whole contexts moves the cuts; below 1024 tokens there is none.
+  EXPECT_EQ(cut_pieces(2500, 0, 3, {{1024, 1056}, {2047, 2079}}),
+            (std::vector<std::vector<Piece>>{{{0, 1022}, {1022, 2046}, {2046, 2500}}}));
+  EXPECT_EQ(cut_pieces(1024, 0, 3, {{8, 40}, {900, 932}}), (std::vector<std::vector<Piece>>{{{0, 1024}}}));
 }
 
 TEST(CompileItems, BatchesHoldNoItemTwice) {
