@@ -11,7 +11,6 @@
 namespace ctxc {
 namespace {
 
-constexpr int64_t kShortest = 16;     // below this a text is no longer than what asks for it
 constexpr int64_t kPhases = 16;       // ways of cutting that are used, so that teacher rows can be kept
 constexpr int64_t kWholePart = 1024;  // parts of a context that is asked for as a whole
 constexpr int64_t kAnswerBatch = 16;
@@ -35,6 +34,18 @@ std::vector<Piece> cut(int64_t length, int64_t chunk, int64_t phase) {
       pieces.push_back({begin, end});
   }
   return pieces;
+}
+
+Tokens slice(const Tokens& tokens, int64_t begin, int64_t end) {
+  return {tokens.begin() + begin, tokens.begin() + end};
+}
+
+/// What asks for a piece of the context.
+Tokens request_for(const Prompt& prompt, const ReconRecipe& recon, const Tokens& context,
+                   const Piece& piece) {
+  if (piece.begin == 0) return prompt.query_ids(recon.prompt, Tokens{});
+  const int64_t quoted = std::max<int64_t>(0, piece.begin - kQuoted);
+  return prompt.query_ids(recon.continue_prompt, slice(context, quoted, piece.begin));
 }
 
 }  // namespace
@@ -103,6 +114,20 @@ std::vector<int64_t> ItemStream::take(int64_t count) {
   return batch;
 }
 
+int64_t longest_request(const Prompt& prompt, const ReconRecipe& recon, const Tokens& context,
+                        ItemOptions options) {
+  const int64_t length = static_cast<int64_t>(context.size());
+  std::vector<Piece> pieces = draw_probes(length, options.probes, options.seed);
+  const std::vector<Piece> first = cut_pieces(length, recon.chunk, options.seed, pieces)[0];
+  pieces.insert(pieces.end(), first.begin(), first.end());
+  int64_t longest = 0;
+  for (const Piece& piece : pieces) {
+    const auto request = static_cast<int64_t>(request_for(prompt, recon, context, piece).size());
+    longest = std::max(longest, request + piece.end - piece.begin);
+  }
+  return longest;
+}
+
 CompileItems::CompileItems(const Backbone& backbone, const Prompt& prompt, const Document& document,
                            const CompileRecipe& recipe, const QueryDraw& queries, ItemOptions options)
     : backbone_(backbone),
@@ -111,9 +136,6 @@ CompileItems::CompileItems(const Backbone& backbone, const Prompt& prompt, const
       recipe_(recipe),
       options_(options),
       teacher_(kv_memory(document.frozen)) {
-  CTXC_CHECK(document.length() >= kShortest, ErrorKind::kInput, "put so short a text into the prompt itself",
-             "the context is too short to compile (found {} tokens, expected at least {})", document.length(),
-             kShortest);
   for (const std::string& query : queries.train) train_.push_back(add(prompt.query_ids(query), {}));
   for (const TokenId token : next_tokens(options.continuations)) train_.push_back(add({token}, {}));
   for (const std::string& query : queries.held_out) held_out_.push_back(add(prompt.query_ids(query), {}));
@@ -122,22 +144,6 @@ CompileItems::CompileItems(const Backbone& backbone, const Prompt& prompt, const
   for (const Piece& probe : probes) probes_.push_back(piece_item(probe));
   phases_ = cut_pieces(document.length(), recipe.recon.chunk, options.seed, probes);
   for (const Piece& piece : phases_[0]) piece_item(piece);
-  int64_t longest = 0;
-  for (const ReadItem& item : items_)
-    longest = std::max<int64_t>(longest, static_cast<int64_t>(item.prompt.size() + item.target.size()));
-  check_window(longest + kQuoted + options.max_new);
-}
-
-void CompileItems::check_window(int64_t read) const {
-  const int64_t window = backbone_.config().max_position,
-                needed = document_.prefix + document_.length() + read;
-  CTXC_CHECK(
-      window == 0 || needed <= window, ErrorKind::kInput,
-      "lower compressor.segment_tokens (longer contexts are then compiled in parts), compressor.recon.chunk "
-      "or queries.max_new",
-      "the context does not fit the window of the base (found {} + {} + {} tokens of prefix, context and "
-      "requests, expected at most {})",
-      document_.prefix, document_.length(), read, window);
 }
 
 int64_t CompileItems::add(Tokens prompt, Tokens target) {
@@ -169,13 +175,9 @@ Tokens CompileItems::repeat_request() const {
 int64_t CompileItems::piece_item(const Piece& piece) {
   const auto found = piece_items_.find(piece);
   if (found != piece_items_.end()) return found->second;
-  const auto at = [&](int64_t index) { return document_.context.begin() + index; };
-  Tokens prompt =
-      piece.begin == 0
-          ? repeat_request()
-          : prompt_.query_ids(recipe_.recon.continue_prompt,
-                              Tokens(at(std::max<int64_t>(0, piece.begin - kQuoted)), at(piece.begin)));
-  const int64_t index = add(std::move(prompt), Tokens(at(piece.begin), at(piece.end)));
+  const Tokens& context = document_.context;
+  const int64_t index =
+      add(request_for(prompt_, recipe_.recon, context, piece), slice(context, piece.begin, piece.end));
   piece_items_.emplace(piece, index);
   return index;
 }

@@ -70,9 +70,13 @@ struct ItemOptions {
   int64_t continuations = 0;  ///< among the queries to train on
 };
 
+/// Most tokens, request and answer, of what asks for a context again.
+int64_t longest_request(const Prompt& prompt, const ReconRecipe& recon, const Tokens& context,
+                        ItemOptions options);
+
 class CompileItems {
  public:
-  /// Error kInput where the context is too short to be asked for, or too long for the base.
+  /// Of a document that CompileInputs let pass (train/compile_inputs.h).
   CompileItems(const Backbone& backbone, const Prompt& prompt, const Document& document,
                const CompileRecipe& recipe, const QueryDraw& queries, ItemOptions options);
 
@@ -103,7 +107,6 @@ class CompileItems {
   /// The `count` likeliest tokens behind the context, special ones left out.
   Tokens next_tokens(int64_t count) const;
   int64_t piece_item(const Piece& piece);
-  void check_window(int64_t slots) const;
 
   const Backbone& backbone_;
   const Prompt& prompt_;

@@ -85,7 +85,7 @@ CompileRunResult compile_contexts(const RunConfig& config, FolderUse use) {
   const std::vector<ContextText> contexts = read_contexts(config);
   const RunFolder folder(config.directory(), use);
   ContextCompiler compiler(config);
-  for (const ContextText& context : contexts) compiler.tokens_of(context);  // bad texts before hours of work
+  for (const ContextText& context : contexts) compiler.inputs().parts_of(context);  // before hours of work
   folder.begin();
   const std::string hash = config_hash_of(config);
   write_file_atomic(folder.file("config.yaml"), dump_config(config));
