@@ -44,6 +44,14 @@ class Compile : public ::testing::Test {
     all.insert(all.end(), overrides.begin(), overrides.end());
     return resolve_run_config(Yaml::parse("compressor: {name: lcc}", "test"), all);
   }
+  /// The contexts that the lines of a file of the run are about.
+  std::vector<std::string> lines_of(const std::string& name) const {
+    std::vector<std::string> about;
+    for_each_line((folder_ / ("run/" + name)).string(), [&](std::string_view line, int64_t number) {
+      about.push_back(parse_json(line, name, number)["context"].get<std::string>());
+    });
+    return about;
+  }
   TempDir folder_;
 };
 

@@ -273,7 +273,10 @@ TEST_F(MemoryPrograms, TrainCompilesAListAndGoesOn) {
   EXPECT_EQ(again.at("kept"), 1);
   const Result plan = run("ctxc-train", arguments + " --dry-run");
   EXPECT_EQ(plan.code, 0) << plan.err;
-  EXPECT_NE(plan.out.find("| text"), std::string::npos) << plan.out;
+  const Json planned = parse_json(plan.out, "stdout").at("contexts");
+  ASSERT_EQ(planned.size(), 2u);
+  EXPECT_EQ(planned[0].at("context"), "text");
+  EXPECT_EQ(planned[0].at("segments"), 1);
 }
 
 TEST_F(MemoryPrograms, AStreamOfAnyLengthIsTheWholeText) {

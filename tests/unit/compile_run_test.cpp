@@ -37,9 +37,10 @@ TEST_F(Compile, BadInputsAreRefused) {
   expect_error(ErrorKind::kInput, "absent.txt: no such file",
                [&] { read_contexts(config({}, "absent.txt")); });
   expect_error(ErrorKind::kUsage, "data.contexts is empty", [&] { read_contexts(config({}, "")); });
-  // One bad context among several: named before the first is compiled.
+  // One bad context among several: named before the first is compiled, by the plan as well.
   testing::write_text(folder_ / "short.txt", "Ada");
   const RunConfig several = config({}, "a.txt, short.txt");
+  expect_error(ErrorKind::kInput, "short: the context is too short", [&] { compile_plan(several); });
   expect_error(ErrorKind::kInput, "short: the context is too short",
                [&] { compile_contexts(several, FolderUse::kNew); });
   EXPECT_FALSE(fs::exists(folder_ / "run/memories"));
@@ -47,6 +48,19 @@ TEST_F(Compile, BadInputsAreRefused) {
   expect_error(ErrorKind::kUsage, "int8 is for keys and values", [&] {
     CompileInputs(config({"compressor.artifact=embeds", "compressor.storage=int8"}));
   });
+}
+
+TEST_F(Compile, ThePlanCutsAsTheCompileDoes) {
+  const RunConfig settings = config({"compressor.segment_tokens=40", "compressor.ratio=20"});
+  const CompilePlan plan = compile_plan(settings);
+  const CompileInputs inputs(settings);
+  const std::vector<Tokens> parts = inputs.parts_of({"a", kText});
+  const OrderedJson& line = plan.json["contexts"][0];
+  EXPECT_EQ(line["context"], "a");
+  EXPECT_EQ(line["segments"], parts.size());
+  EXPECT_EQ(line["slots"], inputs.slots_of(parts));
+  EXPECT_GT(inputs.slots_of(parts), inputs.method().slots_for(line["tokens"].get<int64_t>()));
+  EXPECT_NE(plan.text.find("| segments"), std::string::npos);
 }
 
 TEST_F(Compile, ContextsOfJsonLinesGetNamesOfTheirOwn) {
@@ -84,6 +98,34 @@ TEST_F(Compile, AnInterruptedRunGoesOnWithTheNextContext) {
   // Another text or configuration is compiled anew.
   const RunConfig changed = config({"train.steps=1", "train.valid_every=1"}, "a.txt, b.txt");
   EXPECT_EQ(compile_contexts(changed, FolderUse::kResume).compiled, 2);
+  EXPECT_EQ(lines_of("contexts.jsonl"), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(lines_of("log.jsonl").size(), 2u * 3);  // of each a step and two checks
+}
+
+TEST_F(Compile, AResumedRunKeepsWhatIsFinished) {
+  testing::write_text(folder_ / "b.txt", std::string("Tom knows this. ") + kText);
+  const std::vector<std::string> keys = {"train.steps=1", "train.valid_every=1"};
+  const auto resumed = [&](std::vector<std::string> more) {
+    more.insert(more.end(), keys.begin(), keys.end());
+    return compile_contexts(config(more, "a.txt, b.txt"), FolderUse::kResume);
+  };
+  compile_contexts(config(keys, "a.txt, b.txt"), FolderUse::kNew);
+  const std::string lines = read_file((folder_ / "run/contexts.jsonl").string());
+  // Keys that do not change a memory.
+  EXPECT_EQ(resumed({"run.threads=1", "train.save_every=7", "eval.limit=3", "data.preview=2"}).kept, 2);
+  EXPECT_EQ(read_file((folder_ / "run/contexts.jsonl").string()), lines);
+  // A run that was killed between a memory and its line.
+  testing::write_text(folder_ / "run/contexts.jsonl", lines.substr(0, lines.find('\n') + 9));
+  EXPECT_EQ(resumed({}).kept, 2);
+  EXPECT_EQ(read_file((folder_ / "run/contexts.jsonl").string()), lines);
+  // A damaged memory is compiled again.
+  const std::string a = (folder_ / "run/memories/a.safetensors").string(), bytes = read_file(a);
+  testing::write_text(a, bytes.substr(0, bytes.size() / 2));
+  const CompileRunResult repaired = resumed({});
+  EXPECT_EQ(repaired.compiled, 1);
+  EXPECT_EQ(repaired.kept, 1);
+  EXPECT_GT(load_memory(a).rows(), 1);
+  EXPECT_EQ(lines_of("contexts.jsonl"), (std::vector<std::string>{"b", "a"}));
 }
 
 }  // namespace
