@@ -1,4 +1,5 @@
-ctxc_test(compile_test train SOURCES unit/compile_test.cpp unit/selection_test.cpp LABELS slow)
+ctxc_test(compile_test train
+  SOURCES unit/compile_test.cpp unit/compile_items_test.cpp unit/compile_run_test.cpp unit/selection_test.cpp LABELS slow)
 ctxc_test(configs_test train SOURCES unit/configs_test.cpp LABELS slow)
 ctxc_test(lr_test train SOURCES unit/lr_test.cpp)
 ctxc_test(optimizer_test train SOURCES unit/optimizer_test.cpp)

@@ -21,10 +21,13 @@ void add_metrics(const OrderedJson& info, std::vector<std::vector<std::string>>&
       {"recon_token_acc", "greedy reconstruction, equal tokens"},
       {"steps", "steps"},
       {"seconds", "seconds"}};
+  const OrderedJson& metrics = info["metrics"];
   for (const auto& [key, name] : names)
-    if (info["metrics"].contains(key)) rows.push_back({name, value_text(info["metrics"][key])});
-  if (info["metrics"].contains("failed") && !info["metrics"]["failed"].empty())
-    rows.push_back({"FAILED its gates", info["metrics"]["failed"].dump()});
+    if (metrics.contains(key)) rows.push_back({name, value_text(metrics[key])});
+  if (metrics.contains("segments"))
+    rows.push_back({"compiled in segments, numbers over all", fmt::format("{}", metrics["segments"].size())});
+  if (metrics.contains("failed") && !metrics["failed"].empty())
+    rows.push_back({"FAILED its gates", metrics["failed"].dump()});
 }
 
 }  // namespace

@@ -11,7 +11,6 @@
 namespace ctxc {
 namespace {
 
-constexpr int64_t kShortest = 16;     // below this a text is no longer than what asks for it
 constexpr int64_t kPhases = 16;       // ways of cutting that are used, so that teacher rows can be kept
 constexpr int64_t kWholePart = 1024;  // parts of a context that is asked for as a whole
 constexpr int64_t kAnswerBatch = 16;
@@ -37,6 +36,18 @@ std::vector<Piece> cut(int64_t length, int64_t chunk, int64_t phase) {
   return pieces;
 }
 
+Tokens slice(const Tokens& tokens, int64_t begin, int64_t end) {
+  return {tokens.begin() + begin, tokens.begin() + end};
+}
+
+/// What asks for a piece of the context.
+Tokens request_for(const Prompt& prompt, const ReconRecipe& recon, const Tokens& context,
+                   const Piece& piece) {
+  if (piece.begin == 0) return prompt.query_ids(recon.prompt, Tokens{});
+  const int64_t quoted = std::max<int64_t>(0, piece.begin - kQuoted);
+  return prompt.query_ids(recon.continue_prompt, slice(context, quoted, piece.begin));
+}
+
 }  // namespace
 
 std::vector<Piece> draw_probes(int64_t length, int64_t count, uint64_t seed) {
@@ -53,10 +64,20 @@ std::vector<Piece> draw_probes(int64_t length, int64_t count, uint64_t seed) {
 
 std::vector<std::vector<Piece>> cut_pieces(int64_t length, int64_t chunk, uint64_t seed,
                                            const std::vector<Piece>& probes) {
-  if (chunk == 0) return {cut(length, kWholePart, std::min(length, kWholePart))};
-  const int64_t size = std::min(chunk, (length + 1) / 2);
   std::set<int64_t> taken;
   for (const Piece& probe : probes) taken.insert(probe.begin);
+  const auto is_free = [&](const std::vector<Piece>& pieces) {
+    return std::none_of(pieces.begin(), pieces.end(),
+                        [&](const Piece& piece) { return taken.count(piece.begin) > 0; });
+  };
+  if (chunk == 0) {
+    // A probe blocks one place of the cuts, so the first that are free are close to whole parts.
+    for (int64_t phase = std::min(length, kWholePart);; --phase) {
+      std::vector<Piece> pieces = cut(length, kWholePart, phase);
+      if (phase <= kQuoted || is_free(pieces)) return {std::move(pieces)};
+    }
+  }
+  const int64_t size = std::min(chunk, (length + 1) / 2);
   std::vector<std::vector<Piece>> phases;
   const int64_t choices = std::max<int64_t>(0, size - kQuoted + 1);
   if (choices > 0) {
@@ -64,9 +85,7 @@ std::vector<std::vector<Piece>> cut_pieces(int64_t length, int64_t chunk, uint64
     for (int64_t i = 0; i < choices && static_cast<int64_t>(phases.size()) < kPhases; ++i) {
       std::vector<Piece> pieces =
           cut(length, size, kQuoted + static_cast<int64_t>(order[static_cast<uint64_t>(i)]));
-      const bool free = std::none_of(pieces.begin(), pieces.end(),
-                                     [&](const Piece& piece) { return taken.count(piece.begin) > 0; });
-      if (free) phases.push_back(std::move(pieces));
+      if (is_free(pieces)) phases.push_back(std::move(pieces));
     }
   }
   if (phases.empty()) phases.push_back({{0, length}});
@@ -95,6 +114,20 @@ std::vector<int64_t> ItemStream::take(int64_t count) {
   return batch;
 }
 
+int64_t longest_request(const Prompt& prompt, const ReconRecipe& recon, const Tokens& context,
+                        ItemOptions options) {
+  const int64_t length = static_cast<int64_t>(context.size());
+  std::vector<Piece> pieces = draw_probes(length, options.probes, options.seed);
+  const std::vector<Piece> first = cut_pieces(length, recon.chunk, options.seed, pieces)[0];
+  pieces.insert(pieces.end(), first.begin(), first.end());
+  int64_t longest = 0;
+  for (const Piece& piece : pieces) {
+    const auto request = static_cast<int64_t>(request_for(prompt, recon, context, piece).size());
+    longest = std::max(longest, request + piece.end - piece.begin);
+  }
+  return longest;
+}
+
 CompileItems::CompileItems(const Backbone& backbone, const Prompt& prompt, const Document& document,
                            const CompileRecipe& recipe, const QueryDraw& queries, ItemOptions options)
     : backbone_(backbone),
@@ -103,9 +136,6 @@ CompileItems::CompileItems(const Backbone& backbone, const Prompt& prompt, const
       recipe_(recipe),
       options_(options),
       teacher_(kv_memory(document.frozen)) {
-  CTXC_CHECK(document.length() >= kShortest, ErrorKind::kInput, "put so short a text into the prompt itself",
-             "the context is too short to compile (found {} tokens, expected at least {})", document.length(),
-             kShortest);
   for (const std::string& query : queries.train) train_.push_back(add(prompt.query_ids(query), {}));
   for (const TokenId token : next_tokens(options.continuations)) train_.push_back(add({token}, {}));
   for (const std::string& query : queries.held_out) held_out_.push_back(add(prompt.query_ids(query), {}));
@@ -114,22 +144,6 @@ CompileItems::CompileItems(const Backbone& backbone, const Prompt& prompt, const
   for (const Piece& probe : probes) probes_.push_back(piece_item(probe));
   phases_ = cut_pieces(document.length(), recipe.recon.chunk, options.seed, probes);
   for (const Piece& piece : phases_[0]) piece_item(piece);
-  int64_t longest = 0;
-  for (const ReadItem& item : items_)
-    longest = std::max<int64_t>(longest, static_cast<int64_t>(item.prompt.size() + item.target.size()));
-  check_window(longest + kQuoted + options.max_new);
-}
-
-void CompileItems::check_window(int64_t read) const {
-  const int64_t window = backbone_.config().max_position,
-                needed = document_.prefix + document_.length() + read;
-  CTXC_CHECK(
-      window == 0 || needed <= window, ErrorKind::kInput,
-      "lower compressor.segment_tokens (longer contexts are then compiled in parts), compressor.recon.chunk "
-      "or queries.max_new",
-      "the context does not fit the window of the base (found {} + {} + {} tokens of prefix, context and "
-      "requests, expected at most {})",
-      document_.prefix, document_.length(), read, window);
 }
 
 int64_t CompileItems::add(Tokens prompt, Tokens target) {
@@ -161,13 +175,9 @@ Tokens CompileItems::repeat_request() const {
 int64_t CompileItems::piece_item(const Piece& piece) {
   const auto found = piece_items_.find(piece);
   if (found != piece_items_.end()) return found->second;
-  const auto at = [&](int64_t index) { return document_.context.begin() + index; };
-  Tokens prompt =
-      piece.begin == 0
-          ? repeat_request()
-          : prompt_.query_ids(recipe_.recon.continue_prompt,
-                              Tokens(at(std::max<int64_t>(0, piece.begin - kQuoted)), at(piece.begin)));
-  const int64_t index = add(std::move(prompt), Tokens(at(piece.begin), at(piece.end)));
+  const Tokens& context = document_.context;
+  const int64_t index =
+      add(request_for(prompt_, recipe_.recon, context, piece), slice(context, piece.begin, piece.end));
   piece_items_.emplace(piece, index);
   return index;
 }

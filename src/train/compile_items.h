@@ -40,13 +40,13 @@ struct Piece {
 /// Tokens in front of a piece or probe that its request quotes.
 constexpr int64_t kQuoted = 8;
 
-/// At most `count` distinct spans of min(32, L / 4) tokens, begin >= 8, never more than half the places there
-/// are.
+/// At most `count` distinct spans of min(32, L / 4) tokens, begin >= 8. Never more than half the places there
+/// are: of a text below 30 tokens the others are left to the starts of pieces.
 std::vector<Piece> draw_probes(int64_t length, int64_t count, uint64_t seed);
 
 /// Ways to cut a context into pieces of `chunk` tokens that cover every token once: first [0, phase), then
 /// from the phase on; at most 16 phases from 8 up, none of whose starts is a probe's. `chunk` 0: the whole
-/// context in parts of 1024, one way.
+/// context in parts of at most 1024, one way; a first part some tokens shorter where a probe starts at a cut.
 std::vector<std::vector<Piece>> cut_pieces(int64_t length, int64_t chunk, uint64_t seed,
                                            const std::vector<Piece>& probes);
 
@@ -70,9 +70,13 @@ struct ItemOptions {
   int64_t continuations = 0;  ///< among the queries to train on
 };
 
+/// Most tokens, request and answer, of what asks for a context again.
+int64_t longest_request(const Prompt& prompt, const ReconRecipe& recon, const Tokens& context,
+                        ItemOptions options);
+
 class CompileItems {
  public:
-  /// Error kInput where the context is too short to be asked for, or too long for the base.
+  /// Of a document that CompileInputs let pass (train/compile_inputs.h).
   CompileItems(const Backbone& backbone, const Prompt& prompt, const Document& document,
                const CompileRecipe& recipe, const QueryDraw& queries, ItemOptions options);
 
@@ -103,7 +107,6 @@ class CompileItems {
   /// The `count` likeliest tokens behind the context, special ones left out.
   Tokens next_tokens(int64_t count) const;
   int64_t piece_item(const Piece& piece);
-  void check_window(int64_t slots) const;
 
   const Backbone& backbone_;
   const Prompt& prompt_;

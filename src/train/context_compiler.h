@@ -6,25 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "data/passage.h"
 #include "model/lora_artifact.h"
 #include "model/memory_artifact.h"
-#include "train/document_compiler.h"
-#include "train/run_config.h"
+#include "train/compile_inputs.h"
 #include "train/warm_start.h"
 
 namespace ctxc {
-
-struct ContextText {
-  std::string id;                        ///< unique, fit for a file name
-  std::string text;                      ///< UTF-8
-  std::vector<Question> questions = {};  ///< never seen by a compile: ctxc-run measure asks them
-  std::string continuation = {};         ///< the text behind it, never seen either
-};
-/// Entries of data.contexts: a file is a context, a JSONL(.gz) file holds one a line (`text` or `context`,
-/// and `id`, MRQA's `qas` and `continuation` if it likes); `-` is standard input. Error kInput (missing or
-/// empty text) and kUsage (no entry).
-std::vector<ContextText> read_contexts(const RunConfig& config);
 
 /// What every compile of a run shares.
 class ContextCompiler {
@@ -32,41 +19,34 @@ class ContextCompiler {
   /// Loads tokenizer and base, draws the queries. Error kUsage and kInput.
   explicit ContextCompiler(const RunConfig& config);
 
-  /// Tokens of a text. Error kInput where it is empty or holds special tokens.
-  Tokens tokens_of(const ContextText& context) const;
-  /// Compiles keep the adapters and buffers of the chosen state for lora().
-  void keep_parameters() { settings_.keep_parameters = true; }
-  /// The adapters that made the last artifact. Error kUsage where there are none, or several segments' ones.
+  const CompileInputs& inputs() const { return inputs_; }
+  /// The compile of this text keeps the adapters and buffers of the chosen state for lora(). Error kUsage
+  /// where it trains none, or several segments' ones.
+  void keep_lora(const ContextText& context);
+  /// The adapters that made the last artifact.
   LoraArtifact lora() const;
   /// Compiles one text into an artifact, in segments where it is long. Nothing if a signal asked to stop.
+  /// Error kInput as CompileInputs::parts_of, before anything is computed.
   std::optional<MemoryArtifact> compile(const ContextText& context, const CompileWatcher& watcher);
-  /// Writes the artifact, loads it again and measures it: Error kInternal where what was written is not what
-  /// was measured (1e-3).
+  /// Writes the last artifact under another name, loads it again and measures it, and only then gives it its
+  /// name: Error kInternal where what was written is not what was measured (1e-3).
   void save(const std::string& path, const MemoryArtifact& artifact);
-  const Prompt& prompt() const { return *prompt_; }
-  int64_t slots_for(int64_t tokens) const { return method_->slots_for(tokens); }
 
  private:
-  std::optional<MemoryArtifact> compile_segment(const Document& document, const CompileWatcher& watcher,
+  std::optional<MemoryArtifact> compile_segment(Document document, const CompileWatcher& watcher,
                                                 Memory& memory);
-  std::optional<MemoryArtifact> compile_chained(const std::vector<Tokens>& parts,
-                                                const CompileWatcher& watcher);
+  MemoryArtifact joined(const std::vector<MemoryArtifact>& segments, const std::string& id) const;
+  /// Means over the segments of the last text.
+  CompileNumbers measure(const MemoryArtifact& artifact) const;
+  void check_written(const MemoryArtifact& back, const std::string& path) const;
 
   const RunConfig& config_;
-  CompileSettings settings_;
-  Tokenizer tokenizer_;
-  std::unique_ptr<Prompt> prompt_;
+  CompileInputs inputs_;
   std::shared_ptr<Backbone> backbone_;
-  std::shared_ptr<PerDocument> method_;
   std::unique_ptr<WarmStart> warm_start_;  ///< compressor.warm_start
-  QueryDraw queries_;
-  CompileState chosen_;                         ///< of the last segment compiled
-  int64_t segments_ = 0;                        ///< of the last text compiled
-  std::unique_ptr<Document> document_;          ///< of the last segment compiled …
-  std::unique_ptr<DocumentCompiler> compiler_;  ///< … and what can measure it again
+  bool keep_parameters_ = false;
+  CompileState chosen_;                 ///< of the last segment compiled
+  std::vector<HeldOutItems> held_out_;  ///< of the segments of the last text
 };
-
-/// Parts of at most `longest` tokens, as equal as can be.
-std::vector<Tokens> cut_segments(const Tokens& tokens, int64_t longest);
 
 }  // namespace ctxc

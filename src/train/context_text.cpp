@@ -1,3 +1,5 @@
+#include "train/context_text.h"
+
 #include <filesystem>
 #include <iostream>
 #include <iterator>
@@ -8,7 +10,6 @@
 #include "core/json.h"
 #include "core/text.h"
 #include "data/jsonl.h"
-#include "train/context_compiler.h"
 
 namespace ctxc {
 namespace {

@@ -92,7 +92,8 @@ FolderUse folder_use(const Cli& cli) {
 /// Texts of data.contexts become memory artifacts.
 int compile(const Cli& cli, const RunConfig& config) {
   if (cli.has("dry-run")) {
-    fmt::print("{}", compile_plan(config));
+    const CompilePlan plan = compile_plan(config);
+    fmt::print("{}", cli.json() ? plan.json.dump() + "\n" : plan.text);
     return 0;
   }
   install_stop_handlers();

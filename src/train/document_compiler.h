@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "core/json.h"
 #include "train/compile_items.h"
 #include "train/optimizer.h"
 #include "train/selection.h"
@@ -19,7 +18,8 @@ struct CompileSettings {
   int64_t steps = 600;
   double epochs = 0;         ///< used where steps is 0
   int64_t check_every = 25;  ///< steps between measurements; 0 = only the last state
-  int64_t batch = 8;         ///< items in a step, half of them reconstruction
+  int64_t batch = 8;         ///< items read at once, half of them reconstruction
+  int64_t accumulate = 1;    ///< times as many in a step
   double lr = 2e-4, warmup = 0.03, final_lr = 0.1, clip = 1;
   std::string schedule = "cosine";
   AdamWOptions adamw;
@@ -52,26 +52,37 @@ struct CompileOutcome {
   int64_t recon_tokens = 0, recon_first_error = -1;  ///< -1: none
   int64_t steps = 0;
   double seconds = 0, teacher_seconds = 0, step_seconds = 0;
-  std::vector<std::string> failed;  ///< gates the chosen state does not pass, with what to try
 };
+
+/// What both validation numbers are measured on, with the teacher's rows. It outlives the document.
+struct HeldOutItems {
+  std::vector<ReadItem> queries, probes;
+};
+/// Both validation numbers of a memory, in the read pass without adapters.
+CompileNumbers measure_held_out(const Backbone& backbone, const Memory& memory, const HeldOutItems& items,
+                                const Tensor& head_VD, double tau);
 
 class DocumentCompiler {
  public:
-  /// `document` and what else is referred to must outlive it. Error kInput and kUsage as CompileItems.
+  /// `document` and what else is referred to must outlive it.
   DocumentCompiler(const Backbone& backbone, const Prompt& prompt, PerDocument& method,
                    const Document& document, const QueryDraw& queries, CompileSettings settings);
   /// Nothing if a signal asked to stop. Error kNonFinite.
   std::optional<CompileOutcome> run(const CompileWatcher& watcher);
-  /// Both validation numbers of a memory, in the read pass without adapters.
+  /// What run() measures on; the teacher must have answered.
+  HeldOutItems held_out();
   CompileNumbers measure(const Memory& memory);
 
  private:
   struct Batch;
   bool optimise(double lambda, const CompileWatcher& watcher, StateSelection& selection,
                 CompileOutcome& outcome);
-  Batch next_batch(double lambda, ItemStream& pieces, ItemStream& queries);
-  CompileStep step(double lambda, const Batch& batch, std::vector<AdamW>& optimizers, int64_t index,
-                   int64_t of);
+  /// The items of a step in train.accumulate batches.
+  std::vector<Batch> next_batches(double lambda, ItemStream& pieces, ItemStream& queries);
+  /// Adds the gradients of a batch, and its losses to `record`.
+  void add_gradients(const Batch& batch, CompileStep& record);
+  CompileStep step(double lambda, const std::vector<Batch>& batches, std::vector<AdamW>& optimizers,
+                   int64_t index, int64_t of);
   int64_t steps_in_all() const;
   void reconstruct(const Memory& memory, CompileOutcome& outcome) const;
 
@@ -82,8 +93,5 @@ class DocumentCompiler {
   CompileItems items_;
   Tensor head_VD_;
 };
-
-/// The record `metrics` of an artifact.
-OrderedJson compile_metrics(const CompileOutcome& outcome);
 
 }  // namespace ctxc

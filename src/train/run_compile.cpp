@@ -8,6 +8,7 @@
 #include <iostream>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "core/log.h"
 #include "core/stop.h"
 #include "core/text.h"
@@ -15,6 +16,8 @@
 
 namespace ctxc {
 namespace {
+
+namespace fs = std::filesystem;
 
 const CliSpec kSpec = {
     .summary = "Compiles one text into a memory artifact that the frozen base reads instead of it (lcc).",
@@ -25,7 +28,7 @@ const CliSpec kSpec = {
                 {"keep-lora", "FILE",
                  "also keep the adapters and buffers that made the memory (safetensors)"},
                 {"preset", "NAME", "default, paper or small (a few CPU cores)"},
-                {"overwrite", "", "replace an existing --out"}},
+                {"overwrite", "", "replace an existing --out and --keep-lora"}},
     .overrides = true};
 
 RunConfig config_of(const Cli& cli) {
@@ -60,7 +63,7 @@ void report(const Cli& cli, const std::string& out, const MemoryArtifact& artifa
   const OrderedJson& info = artifact.info;
   const int64_t tokens = info["context"].value("n_tokens", int64_t{0}),
                 slots = artifact.rows() - artifact.header();
-  const uint64_t bytes = std::filesystem::file_size(out);
+  const uint64_t bytes = fs::file_size(out);
   if (cli.json()) {
     std::cout << OrderedJson{{"out", out},
                              {"tokens", tokens},
@@ -76,7 +79,6 @@ void report(const Cli& cli, const std::string& out, const MemoryArtifact& artifa
   log_info(fmt::format("{}: {} tokens -> {} slots behind {} header rows, {}", out, tokens, slots,
                        artifact.header(), human_bytes(bytes)));
   const OrderedJson& metrics = info["metrics"];
-  if (!metrics.contains("heldout_kl")) return;
   const auto row = [](const char* name, const OrderedJson& numbers) {
     return std::vector<std::string>{name, fmt::format("{:.4f}", numbers["heldout_kl"].get<double>()),
                                     fmt::format("{:.4f}", numbers["probe_nll"].get<double>())};
@@ -91,6 +93,24 @@ void report(const Cli& cli, const std::string& out, const MemoryArtifact& artifa
                        human_duration(metrics["seconds"].get<double>()),
                        100 * metrics["recon_token_acc"].get<double>(),
                        metrics["recon_tokens"].get<int64_t>()));
+  if (metrics.contains("segments"))
+    log_info(fmt::format("{} segments joined: numbers are means over what each was measured on",
+                         metrics["segments"].size()));
+  if (!metrics["failed"].empty()) log_info(fmt::format("FAILED {} of its gates", metrics["failed"].size()));
+}
+
+/// Before the compile, what would fail behind it: a file that is there …
+void refuse_existing(const Cli& cli, const std::string& option) {
+  const std::string path = cli.get(option);
+  CTXC_CHECK(!fs::exists(path) || cli.has("overwrite"), ErrorKind::kBusy,
+             fmt::format("choose another --{}, or add --overwrite", option), "{}: is there already", path);
+}
+
+/// … or one that cannot be made.
+void check_writable(const std::string& path) {
+  const fs::path folder = fs::path(path).parent_path();
+  if (!folder.empty()) make_directories(folder.string());
+  AtomicFile{path};  // leaves nothing
 }
 
 int run_compile(const Cli& cli) {
@@ -104,21 +124,27 @@ int run_compile(const Cli& cli) {
     fmt::print("{}", dump_config(config));
     return 0;
   }
-  CTXC_CHECK(!std::filesystem::exists(out) || cli.has("overwrite"), ErrorKind::kBusy,
-             "choose another --out, or add --overwrite", "{}: is there already", out);
   if (config.run.threads > 0) at::set_num_threads(static_cast<int>(config.run.threads));
   const std::vector<ContextText> contexts = read_contexts(config);
   CTXC_CHECK(contexts.size() == 1, ErrorKind::kUsage, "ctxc-train with data.contexts compiles several",
              "--text holds several contexts (found {}, expected 1)", contexts.size());
+  const std::string lora = cli.get("keep-lora");
+  CTXC_CHECK(lora.empty() || fs::path(lora).lexically_normal() != fs::path(out).lexically_normal(),
+             ErrorKind::kUsage, "name two files", "--keep-lora and --out are the same file: {}", out);
+  refuse_existing(cli, "out");
+  if (!lora.empty()) refuse_existing(cli, "keep-lora");
   install_stop_handlers();
   ContextCompiler compiler(config);
-  if (cli.has("keep-lora")) compiler.keep_parameters();
+  compiler.inputs().parts_of(contexts[0]);
+  if (!lora.empty()) compiler.keep_lora(contexts[0]);
+  check_writable(out);
+  if (!lora.empty()) check_writable(lora);
   Progress progress("compile", config.train.steps);
   const std::optional<MemoryArtifact> artifact = compiler.compile(contexts[0], watcher_of(progress));
   progress.finish();
   if (!artifact) throw Stopped{stop_signal()};
   compiler.save(out, *artifact);
-  if (cli.has("keep-lora")) save_lora(cli.require("keep-lora"), compiler.lora());
+  if (!lora.empty()) save_lora(lora, compiler.lora());
   report(cli, out, *artifact);
   return 0;
 }

@@ -24,8 +24,9 @@
 #include "data/prompt_record.h"
 #include "eval/score.h"
 #include "model/generate.h"
+#include "model/memory_artifact.h"
 #include "train/compile_items.h"
-#include "train/context_compiler.h"
+#include "train/context_text.h"
 #include "train/run_compile.h"
 
 namespace ctxc {

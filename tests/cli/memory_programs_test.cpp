@@ -115,6 +115,21 @@ TEST_F(MemoryPrograms, BadInputsNameWhatToDo) {
   expect_failure(compile("text.txt", "x", "compressor.lora.rnak=3"), 2, "rnak");
   expect_failure(compile("absent.txt", "x"), 3, "no such file");
   EXPECT_FALSE(fs::exists(at("x")));
+  // What could not be kept or written after the compile is refused before it.
+  const std::string lora = "--keep-lora " + at("kept") + " ";
+  expect_failure(compile("text.txt", "x", lora + "compressor.optimise=buffers"), 2, "no adapters to keep");
+  expect_failure(compile("text.txt", "x", lora + "compressor.segment_tokens=40"), 2, "adapters of its own");
+  expect_failure(compile("text.txt", "x", "--keep-lora " + at("x")), 2, "are the same file");
+  expect_failure(compile("text.txt", "x", "--keep-lora " + at("text.txt")), 6, "text.txt: is there already");
+  expect_failure(compile("text.txt", "x", "--keep-lora " + at("text.txt/kept")), 7, "text.txt");
+  expect_failure(compile("text.txt", "x", "compressor.artifact=embeds compressor.storage=int8"), 2,
+                 "int8 is for keys and values");
+  expect_failure(compile("text.txt", "x", "train.batch=1"), 2, "train.batch: a step needs");
+  EXPECT_FALSE(fs::exists(at("x")));
+  EXPECT_FALSE(fs::exists(at("kept")));
+  EXPECT_EQ(read_file(at("text.txt")), kText);
+  EXPECT_EQ(compile("text.txt", "deep/x", "--keep-lora " + at("deeper/kept")).code, 0);
+  EXPECT_TRUE(fs::exists(at("deeper/kept")));
 
   // A truncated artifact, one of another base, and one whose positions do not fit.
   ASSERT_EQ(compile("text.txt", "good").code, 0);
@@ -143,6 +158,22 @@ TEST_F(MemoryPrograms, BadInputsNameWhatToDo) {
   expect_failure(run("ctxc-export",
                      "--in " + at("good") + " --to llamacpp-state --llama-state-version 9 --out " + at("y")),
                  2, "unknown version (found 9");
+}
+
+TEST_F(MemoryPrograms, SegmentsAreReportedAsOneMemory) {
+  const std::string keys =
+      " compressor.ratio=8 compressor.lora.rank=2 queries.count=4 queries.held_out=2 "
+      "queries.max_new=4 train.steps=2 compressor.segment_tokens=40";
+  const Result made = run("ctxc-run", "compile --model " + base_ + " --preset small --text " +
+                                          at("text.txt") + " --out " + at("s.safetensors") + keys);
+  ASSERT_EQ(made.code, 0) << made.err;
+  for (const char* part : {"| compiled", "| full context", "segments joined"})
+    EXPECT_NE(made.err.find(part), std::string::npos) << made.err;
+  ASSERT_EQ(run("ctxc-export", "--in " + at("s.safetensors") + " --to hf-cache --out " + at("cache")).code,
+            0);
+  const std::string card = read_file(at("cache/README.md"));
+  for (const char* part : {"NLL of a token", "compiled in segments"})
+    EXPECT_NE(card.find(part), std::string::npos) << card;
 }
 
 TEST_F(MemoryPrograms, MeasuredOnQuestionsWithAnswers) {
@@ -255,7 +286,10 @@ TEST_F(MemoryPrograms, TrainCompilesAListAndGoesOn) {
   EXPECT_EQ(again.at("kept"), 1);
   const Result plan = run("ctxc-train", arguments + " --dry-run");
   EXPECT_EQ(plan.code, 0) << plan.err;
-  EXPECT_NE(plan.out.find("| text"), std::string::npos) << plan.out;
+  const Json planned = parse_json(plan.out, "stdout").at("contexts");
+  ASSERT_EQ(planned.size(), 2u);
+  EXPECT_EQ(planned[0].at("context"), "text");
+  EXPECT_EQ(planned[0].at("segments"), 1);
 }
 
 TEST_F(MemoryPrograms, AStreamOfAnyLengthIsTheWholeText) {

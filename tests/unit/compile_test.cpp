@@ -1,15 +1,14 @@
-// The loop around a per-document method: items, measurements, gates, segments, artifacts, bad inputs,
-// resuming.
+// The loop around a per-document method: measurements, gates, steps, segments, artifacts.
 #include <filesystem>
 #include <set>
 
-#include "core/stop.h"
-#include "data_helpers.h"
+#include "compile_fixture.h"
 #include "model/generate.h"
 #include "model/memory_edit.h"
 #include "testing.h"
 #include "throws.h"
 #include "tiny_llama.h"
+#include "train/compile_metrics.h"
 #include "train/compile_run.h"
 #include "train/context_compiler.h"
 #include "train/trainer.h"
@@ -19,98 +18,9 @@ namespace ctxc {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::Compile;
 using testing::expect_error;
-using testing::TempDir;
-
-TEST(CompileItems, PiecesCoverEveryTokenOnceAndNoProbeStartsOne) {
-  for (int64_t length : {16, 40, 256, 700}) {
-    const std::vector<Piece> probes = draw_probes(length, 8, 3);
-    ASSERT_FALSE(probes.empty());
-    std::set<int64_t> starts;
-    for (const Piece& probe : probes) {
-      EXPECT_GE(probe.begin, kQuoted);
-      EXPECT_LE(probe.end, length);
-      EXPECT_EQ(probe.end - probe.begin, std::min<int64_t>(32, length / 4));
-      EXPECT_TRUE(starts.insert(probe.begin).second);
-    }
-    const auto phases = cut_pieces(length, 64, 3, probes);
-    EXPECT_LE(phases.size(), 16u);
-    for (const std::vector<Piece>& pieces : phases) {
-      int64_t next = 0;
-      for (const Piece& piece : pieces) {
-        EXPECT_EQ(piece.begin, next);
-        EXPECT_EQ(starts.count(piece.begin), 0u);
-        next = piece.end;
-      }
-      EXPECT_EQ(next, length);
-    }
-  }
-  EXPECT_EQ(cut_pieces(2500, 0, 3, {}),
-            (std::vector<std::vector<Piece>>{{{0, 1024}, {1024, 2048}, {2048, 2500}}}));
-}
-
-TEST(CompileItems, BatchesHoldNoItemTwice) {
-  int64_t epochs = 0;
-  ItemStream stream([&](int64_t epoch) {
-    ++epochs;
-    return epoch % 2 ? std::vector<int64_t>{0, 1, 2} : std::vector<int64_t>{2, 1, 0};
-  });
-  std::map<int64_t, int> seen;
-  for (int i = 0; i < 9; ++i) {
-    const std::vector<int64_t> batch = stream.take(2);
-    ASSERT_EQ(batch.size(), 2u);
-    EXPECT_NE(batch[0], batch[1]);
-    for (int64_t item : batch) ++seen[item];
-  }
-  EXPECT_EQ(epochs, 6);
-  for (const auto& [item, count] : seen) EXPECT_EQ(count, 6) << item;
-  EXPECT_EQ(stream.take(5).size(), 3u);  // there are no more
-}
-
-TEST(CompileItems, SegmentsAreAsEqualAsCanBe) {
-  const std::vector<Tokens> parts = cut_segments(Tokens(10, 7), 4);
-  ASSERT_EQ(parts.size(), 3u);
-  EXPECT_EQ(parts[0].size() + parts[1].size() + parts[2].size(), 10u);
-  for (const Tokens& part : parts) EXPECT_LE(part.size(), 4u);
-  EXPECT_EQ(cut_segments(Tokens(4, 7), 4).size(), 1u);
-}
-
-constexpr const char* kText =
-    "Ada was born in Paris in the year 1912 and works as a baker. Her brother Tom lives in Rome and plays "
-    "the violin. "
-    "They meet every summer in a small house by the sea, where their friend Eva writes letters.";
-
-class Compile : public ::testing::Test {
- protected:
-  void SetUp() override {
-    std::string bank;
-    for (int i = 0; i < 12; ++i) bank += fmt::format("Question: what is {} plus {}?\n", i, i + 2);
-    testing::write_text(folder_ / "bank.txt", bank);
-    testing::write_text(folder_ / "a.txt", kText);
-  }
-  RunConfig config(const std::vector<std::string>& overrides = {},
-                   const std::string& contexts = "a.txt") const {
-    const std::string base = (testing::root() / "models/tiny-facts").string();
-    std::vector<std::string> all = {"backbone.path=" + base,
-                                    "run.dir=" + (folder_ / "run").string(),
-                                    "data.root=" + folder_.str(),
-                                    "data.contexts=[" + contexts + "]",
-                                    "compressor.preset=small",
-                                    "compressor.ratio=8",
-                                    "compressor.lora.rank=4",
-                                    "compressor.storage=float32",
-                                    "compressor.recon.chunk=32",
-                                    "queries.path=" + (folder_ / "bank.txt").string(),
-                                    "queries.count=8",
-                                    "queries.held_out=3",
-                                    "queries.max_new=6",
-                                    "train.steps=12",
-                                    "train.valid_every=6"};
-    all.insert(all.end(), overrides.begin(), overrides.end());
-    return resolve_run_config(Yaml::parse("compressor: {name: lcc}", "test"), all);
-  }
-  TempDir folder_;
-};
+using testing::kText;
 
 TEST_F(Compile, PresetsFillInWhatTheConfigurationLeavesOut) {
   const RunConfig small = config();
@@ -181,7 +91,7 @@ TEST_F(Compile, ATextBecomesAMemoryThatReadsAsMeasured) {
   EXPECT_EQ(artifact->kind, "kv");
   EXPECT_EQ(artifact->header(), 1);
   const OrderedJson& info = artifact->info;
-  EXPECT_EQ(info["n_slots"], compiler.slots_for(info["context"]["n_tokens"].get<int64_t>()));
+  EXPECT_EQ(info["n_slots"], compiler.inputs().slots_of(compiler.inputs().parts_of({"a", kText})));
   EXPECT_EQ(info["prompt"]["head"], "bos");
   const OrderedJson& metrics = info["metrics"];
   EXPECT_LT(metrics["probe_nll"].get<double>(), metrics["untrained"]["probe_nll"].get<double>());
@@ -194,6 +104,92 @@ TEST_F(Compile, ATextBecomesAMemoryThatReadsAsMeasured) {
   other.k_LGNE = other.k_LGNE * 1.02;
   expect_error(ErrorKind::kInternal, "reads differently",
                [&] { compiler.save((folder_ / "n.safetensors").string(), other); });
+  // A memory that fails has no name that a resumed run would take for finished, and replaces none.
+  EXPECT_FALSE(fs::exists(folder_ / "n.safetensors"));
+  expect_error(ErrorKind::kInternal, "reads differently",
+               [&] { compiler.save((folder_ / "m.safetensors").string(), other); });
+  EXPECT_TRUE(at::equal(load_memory((folder_ / "m.safetensors").string()).k_LGNE, artifact->k_LGNE));
+  for (const auto& entry : fs::directory_iterator(folder_.str()))
+    EXPECT_EQ(entry.path().string().find("unchecked"), std::string::npos) << entry.path();
+}
+
+TEST_F(Compile, GatesJudgeWhatIsWritten) {
+  CompileOutcome outcome;
+  outcome.none = {0.5, 4};
+  outcome.untrained = {0.4, 5};
+  outcome.chosen.numbers = {0.49, 3};
+  EXPECT_TRUE(compile_metrics(outcome, {0.5, 3.9})["failed"].empty());
+  const OrderedJson rounded = compile_metrics(outcome, {0.51, 4.1});
+  EXPECT_EQ(rounded["failed"].size(), 2u);
+  EXPECT_EQ(rounded["heldout_kl"], 0.51);
+  EXPECT_EQ(rounded["before_storage"]["heldout_kl"], 0.49);
+  // Of a whole compile: the list says what the stated numbers say.
+  for (const char* storage : {"float32", "int8"}) {
+    for (const char* ratio : {"2", "8", "32"}) {
+      const RunConfig settings =
+          config({"compressor.optimise=truncate", fmt::format("compressor.storage={}", storage),
+                  fmt::format("compressor.ratio={}", ratio)});
+      const OrderedJson metrics = ContextCompiler(settings).compile({"a", kText}, {})->info["metrics"];
+      const double limit = std::max(metrics["none"]["heldout_kl"].get<double>(),
+                                    metrics["untrained"]["heldout_kl"].get<double>());
+      const size_t failed = (metrics["heldout_kl"].get<double>() > limit) +
+                            (metrics["probe_nll"] >= metrics["none"]["probe_nll"]);
+      EXPECT_EQ(metrics["failed"].size(), failed) << storage << " " << ratio << " " << metrics.dump();
+    }
+  }
+}
+
+TEST_F(Compile, AccumulatedBatchesAreOneBatch) {
+  const auto steps_of = [&](const std::vector<std::string>& keys) {
+    std::vector<std::string> all = {"train.steps=3", "train.valid_every=0", "compressor.recon.chunk=16",
+                                    "compressor.lora.dropout=0.1"};
+    all.insert(all.end(), keys.begin(), keys.end());
+    const RunConfig settings = config(all);
+    std::vector<CompileStep> steps;
+    CompileWatcher watcher;
+    watcher.step = [&](const CompileStep& step, int64_t) { steps.push_back(step); };
+    ContextCompiler(settings).compile({"a", kText}, watcher);
+    return steps;
+  };
+  const auto whole = steps_of({"train.batch=4"}), parts = steps_of({"train.batch=2", "train.accumulate=2"}),
+             single = steps_of({"train.batch=1", "train.accumulate=4"});
+  ASSERT_EQ(whole.size(), 3u);
+  for (size_t i = 0; i < whole.size(); ++i) {
+    for (const auto* cut : {&parts, &single}) {
+      EXPECT_NEAR((*cut)[i].loss, whole[i].loss, 1e-4 * whole[i].loss) << i;
+      EXPECT_NEAR((*cut)[i].align, whole[i].align, 1e-3 * whole[i].align) << i;
+      EXPECT_NEAR((*cut)[i].grad_norm, whole[i].grad_norm, 1e-3 * whole[i].grad_norm) << i;
+    }
+  }
+  EXPECT_GT(whole[0].align, 0);
+}
+
+TEST_F(Compile, AStepHoldsBothTerms) {
+  const auto inputs = [&](const std::string& key) {
+    return CompileInputs(config({"train.batch=1", key})).settings().batch;
+  };
+  EXPECT_NE(expect_error(ErrorKind::kUsage, "train.batch: a step needs", [&] { inputs("train.steps=2"); })
+                .find("train.batch=2"),
+            std::string::npos);
+  for (const char* key : {"compressor.lambda=0", "compressor.recon.loss=none", "train.accumulate=2",
+                          "compressor.optimise=truncate"})
+    EXPECT_EQ(inputs(key), 1) << key;
+}
+
+TEST_F(Compile, AdaptersThatCannotBeKeptAreRefusedBeforeTheCompile) {
+  const RunConfig buffers = config({"compressor.optimise=buffers"});
+  expect_error(ErrorKind::kUsage, "no adapters to keep", [&] {
+    ContextCompiler(buffers).keep_lora({"a", kText});
+  });
+  const RunConfig cut = config({"compressor.segment_tokens=40"});
+  expect_error(ErrorKind::kUsage, "every segment has adapters", [&] {
+    ContextCompiler(cut).keep_lora({"a", kText});
+  });
+  const RunConfig settings = config({"train.steps=1"});
+  ContextCompiler compiler(settings);
+  compiler.keep_lora({"a", kText});
+  compiler.compile({"a", kText}, {});
+  EXPECT_FALSE(compiler.lora().tensors.empty());
 }
 
 TEST_F(Compile, SameSeedSameMemory) {
@@ -357,77 +353,51 @@ TEST_F(Compile, LongTextsInSegments) {
     ContextCompiler compiler(settings);
     const auto artifact = compiler.compile({"a", kText}, {});
     ASSERT_TRUE(artifact) << mode;
-    const int64_t tokens = artifact->info["context"]["n_tokens"].get<int64_t>();
-    const std::vector<Tokens> parts = cut_segments(compiler.tokens_of({"a", kText}), 40);
+    const std::vector<Tokens> parts = compiler.inputs().parts_of({"a", kText});
     ASSERT_GT(parts.size(), 1u);
-    int64_t slots = 0;
-    for (const Tokens& part : parts) slots += compiler.slots_for(static_cast<int64_t>(part.size()));
-    EXPECT_EQ(artifact->rows(), 1 + slots) << mode;
-    EXPECT_EQ(tokens, static_cast<int64_t>(compiler.tokens_of({"a", kText}).size()));
-    EXPECT_EQ(artifact->info["metrics"]["segments"].size(), parts.size());
-    compiler.save((folder_ / "s.safetensors").string(), *artifact);
+    EXPECT_EQ(artifact->rows(), 1 + compiler.inputs().slots_of(parts)) << mode;
+    size_t tokens = 0;
+    for (const Tokens& part : parts) tokens += part.size();
+    EXPECT_EQ(artifact->info["context"]["n_tokens"], tokens);
+    // The joined memory has numbers, references and costs of its own …
+    const OrderedJson& metrics = artifact->info["metrics"];
+    const OrderedJson& segments = metrics["segments"];
+    ASSERT_EQ(segments.size(), parts.size());
+    EXPECT_EQ(metrics["steps"], 2 * parts.size());
+    EXPECT_GT(metrics["heldout_kl"].get<double>(), 0);
+    double none = 0;
+    size_t failed = 0;
+    for (const OrderedJson& segment : segments) {
+      none += segment["none"]["probe_nll"].get<double>() / static_cast<double>(segments.size());
+      failed += segment["failed"].size();
+    }
+    EXPECT_NEAR(metrics["none"]["probe_nll"].get<double>(), none, 1e-9);
+    // … every failed gate of a segment is one of the memory's …
+    failed += metrics["probe_nll"].get<double>() >= none;
+    EXPECT_EQ(metrics["failed"].size(), failed) << metrics.dump();
+    // … and it is checked as it was written.
+    const std::string path = (folder_ / (std::string(mode) + ".safetensors")).string();
+    compiler.save(path, *artifact);
+    MemoryArtifact other = *artifact;
+    other.k_LGNE = other.k_LGNE * 1.02;
+    expect_error(ErrorKind::kInternal, "reads differently", [&] { compiler.save(path + "x", other); });
+    EXPECT_FALSE(fs::exists(path + "x"));
   }
 }
 
-TEST_F(Compile, BadInputsAreRefused) {
-  const auto compile = [&](const std::string& text, const std::vector<std::string>& overrides = {}) {
-    const RunConfig settings = config(overrides);
-    ContextCompiler(settings).compile({"a", text}, {});
-  };
-  expect_error(ErrorKind::kInput, "context is empty", [&] { compile(""); });
-  expect_error(ErrorKind::kInput, "too short to compile", [&] { compile("Ada"); });
-  expect_error(ErrorKind::kInput, "special token",
-               [&] { compile(std::string(kText) + "<|endoftext|>" + kText); });
-  std::string longer;
-  for (int i = 0; i < 30; ++i) longer += kText;
-  expect_error(ErrorKind::kInput, "does not fit the window", [&] { compile(longer); });
-  expect_error(ErrorKind::kUsage, "bank of random queries is too small",
-               [&] { compile(kText, {"queries.count=20"}); });
-  expect_error(ErrorKind::kUsage, "one context at a time",
-               [&] { compile(kText, {"compressor={name: full}"}); });
-  testing::write_text(folder_ / "empty.txt", " \n");
-  expect_error(ErrorKind::kInput, "empty.txt: the context is empty",
-               [&] { read_contexts(config({}, "empty.txt")); });
-  expect_error(ErrorKind::kInput, "absent.txt: no such file",
-               [&] { read_contexts(config({}, "absent.txt")); });
-  expect_error(ErrorKind::kUsage, "data.contexts is empty", [&] { read_contexts(config({}, "")); });
-}
-
-TEST_F(Compile, ContextsOfJsonLinesGetNamesOfTheirOwn) {
-  testing::write_text(folder_ / "b.jsonl",
-                      "{\"id\": \"x/y\", \"text\": \"one\"}\n\n{\"context\": \"two\"}\n{\"id\": \"x/y\", "
-                      "\"text\": \"three\"}\n");
-  const std::vector<ContextText> contexts = read_contexts(config({}, "b.jsonl, a.txt"));
-  std::vector<std::string> ids;
-  for (const ContextText& context : contexts) ids.push_back(context.id);
-  EXPECT_EQ(ids, (std::vector<std::string>{"x-y", "b-3", "x-y-2", "a"}));
-  testing::write_text(folder_ / "d.jsonl", "{\"context\": \"one\", \"continuation\": \" and two\"}\n");
-  EXPECT_EQ(read_contexts(config({}, "d.jsonl")).at(0).continuation, " and two");
-  testing::write_text(folder_ / "c.jsonl", "{\"title\": \"x\"}\n");
-  expect_error(ErrorKind::kInput, "c.jsonl:1", [&] { read_contexts(config({}, "c.jsonl")); });
-}
-
-TEST_F(Compile, AnInterruptedRunGoesOnWithTheNextContext) {
-  testing::write_text(folder_ / "b.txt", std::string("Tom knows this. ") + kText);
-  const RunConfig settings = config({"train.steps=2", "train.valid_every=1"}, "a.txt, b.txt");
-  const CompileRunResult all = compile_contexts(settings, FolderUse::kNew);
-  EXPECT_EQ(all.compiled, 2);
-  const fs::path a = folder_ / "run/memories/a.safetensors", b = folder_ / "run/memories/b.safetensors";
-  const auto written = fs::last_write_time(a);
-  const std::string expected = read_file(b.string());
-  fs::remove(b);  // as if the run had been killed before it
-  const CompileRunResult rest = compile_contexts(settings, FolderUse::kResume);
-  EXPECT_EQ(rest.compiled, 1);
-  EXPECT_EQ(rest.kept, 1);
-  EXPECT_EQ(fs::last_write_time(a), written);
-  EXPECT_TRUE(at::equal(load_memory(b.string()).k_LGNE, [&] {
-    write_file_atomic((folder_ / "b.safetensors").string(), expected);
-    return load_memory((folder_ / "b.safetensors").string()).k_LGNE;
-  }()));
-  expect_error(ErrorKind::kBusy, "not empty", [&] { compile_contexts(settings, FolderUse::kNew); });
-  // Another text or configuration is compiled anew.
-  const RunConfig changed = config({"train.steps=1", "train.valid_every=1"}, "a.txt, b.txt");
-  EXPECT_EQ(compile_contexts(changed, FolderUse::kResume).compiled, 2);
+TEST_F(Compile, FailedGatesOfSegmentsCount) {
+  CompileOutcome good, bad;
+  good.none = bad.none = {0.5, 4};
+  good.steps = bad.steps = 2;
+  const std::vector<OrderedJson> segments = {compile_metrics(good, {0.1, 3}),
+                                             compile_metrics(bad, {0.1, 4.5})};
+  const OrderedJson joined = joined_metrics(segments, {0.2, 3.5}),
+                    lost = joined_metrics(segments, {0.2, 4.5});
+  ASSERT_EQ(joined["failed"].size(), 1u);
+  EXPECT_EQ(joined["failed"][0].get<std::string>().find("segment 2 of 2: probe_nll 4.5000"), 0u);
+  EXPECT_EQ(joined["steps"], 4);
+  EXPECT_EQ(joined["probe_nll"], 3.5);
+  EXPECT_EQ(lost["failed"].size(), 2u);
 }
 
 }  // namespace

@@ -327,6 +327,10 @@ TEST(LccConfig, WrongRecipesAreRefused) {
   expect_error(ErrorKind::kUsage, "nothing to learn from", [&] { make("lambda: 0, recon: {loss: none}"); });
   expect_error(ErrorKind::kUsage, "no input embeddings", [&] { make("optimise: kv, artifact: embeds"); });
   expect_error(ErrorKind::kUsage, "no input embeddings", [&] { make("optimise: snapkv, artifact: embeds"); });
+  expect_error(ErrorKind::kUsage, "int8 is for keys and values",
+               [&] { make("artifact: embeds, storage: int8"); });
+  expect_error(ErrorKind::kUsage, "embeds cannot chain segments",
+               [&] { make("artifact: embeds, segments: chained"); });
   expect_error(ErrorKind::kUsage, "no buffers to start",
                [&] { make("optimise: truncate, warm_start: runs/a"); });
   expect_error(ErrorKind::kUsage, "topk is for the forward KL",

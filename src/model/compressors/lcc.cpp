@@ -73,6 +73,12 @@ class Lcc : public PerDocument {
     const bool embeds = config_.optimise == "lora" || config_.optimise == "buffers";
     CTXC_CHECK(embeds || config_.artifact == "kv", ErrorKind::kUsage, "set compressor.artifact=kv",
                "compressor.optimise: {} has no input embeddings to export", config_.optimise);
+    CTXC_CHECK(config_.artifact == "kv" || config_.recipe.storage != "int8", ErrorKind::kUsage,
+               "set compressor.storage=bfloat16, or compressor.artifact=kv",
+               "compressor.storage: int8 is for keys and values (found compressor.artifact: {})",
+               config_.artifact);
+    CTXC_CHECK(config_.artifact == "kv" || config_.recipe.segments == "independent", ErrorKind::kUsage,
+               "set compressor.segments=independent", "compressor.artifact: embeds cannot chain segments");
     CTXC_CHECK(!evicts() || config_.recipe.warm_start.empty(), ErrorKind::kUsage,
                "leave compressor.warm_start out", "compressor.optimise: {} has no buffers to start",
                config_.optimise);
@@ -231,8 +237,6 @@ class Lcc : public PerDocument {
 
   /// Hidden states are far larger than embeddings: the scale starts at the ratio of their norms.
   void begin_scale(const Backbone& backbone) {
-    CTXC_CHECK(document_.prefix == static_cast<int64_t>(document_.header.size()), ErrorKind::kUsage,
-               "set compressor.segments=independent", "compressor.artifact: embeds cannot chain segments");
     const at::NoGradGuard no_grad;
     const Tensor hidden_KD = compile(backbone).hidden[0].to(at::kFloat);
     scale_ = (buffers_KD_.norm(2, 1).mean() / hidden_KD.norm(2, 1).mean()).detach();
