@@ -172,7 +172,7 @@ std::optional<MemoryArtifact> ContextCompiler::compile(const ContextText& contex
   artifact->info["context"]["sha256"] = sha256_hex(context.text);
   artifact->info["ratio"] = static_cast<double>(tokens.size()) / static_cast<double>(slots);
   artifact->info["segments"] = parts.size();
-  artifact->info["prompt"] = prompt_record(prompt_->config());
+  artifact->info["prompt"] = prompt_record(*prompt_);
   artifact->info["resume_text"] = prompt_->config().question_prefix;
   return artifact;
 }
@@ -190,6 +190,7 @@ LoraArtifact ContextCompiler::lora() const {
   lora.info["format_version"] = 1;
   lora.info["method"] = config_.compressor.find("name")->scalar();
   lora.info["step"] = chosen_.step;
+  lora.info["header_token_ids"] = prompt_->head_ids();
   lora.info["model"] = model_record(*backbone_);
   return lora;
 }
