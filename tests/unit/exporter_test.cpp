@@ -110,6 +110,7 @@ TEST(Export, RawNumbersAreLittleEndianFloats) {
   std::memcpy(&value, bytes.data() + 4 * 7, 4);
   EXPECT_EQ(value, 7.0f);
   EXPECT_EQ(read_json_file((dir / "raw/embeds.json").string()).at("shape"), Json({3, 4}));
+  EXPECT_NE(read_file((dir / "raw/README.md").string()).find("inputs_embeds"), std::string::npos);
 }
 
 TEST(Export, MemoriesOnly) {
