@@ -1,8 +1,5 @@
 #include "data/cleanup.h"
 
-#include <initializer_list>
-#include <utility>
-
 #include "data/utf8.h"
 
 namespace ctxc {
@@ -26,9 +23,9 @@ void replace_all(std::string& text, std::string_view from, std::string_view to) 
   text = out.append(text, done);
 }
 
-using Replacements = std::initializer_list<std::pair<std::string_view, std::string_view>>;
+using Replacements = std::vector<std::pair<std::string_view, std::string_view>>;
 
-void replace_in_order(std::string& text, Replacements replacements) {
+void replace_in_order(std::string& text, const Replacements& replacements) {
   for (const auto& [from, to] : replacements) replace_all(text, from, to);
 }
 
@@ -77,23 +74,16 @@ std::string clean_mrqa_context(std::string_view text) {
   return std::string(strip_white_space(out));
 }
 
+const Replacements& mrqa_detokenization() {
+  static const Replacements replacements = {{" .", "."},     {" ?", "?"},     {" !", "!"},   {" ,", ","},
+                                            {" ' ", "'"},    {" n't", "n't"}, {" 'm", "'m"}, {" 's", "'s"},
+                                            {" 've", "'ve"}, {" 're", "'re"}, {"( ", "("},   {" )", ")"},
+                                            {" %", "%"},     {"`` ", "\""},   {" ''", "\""}, {" :", ":"}};
+  return replacements;
+}
+
 std::string detokenize_mrqa(std::string text) {
-  replace_in_order(text, {{" .", "."},
-                          {" ?", "?"},
-                          {" !", "!"},
-                          {" ,", ","},
-                          {" ' ", "'"},
-                          {" n't", "n't"},
-                          {" 'm", "'m"},
-                          {" 's", "'s"},
-                          {" 've", "'ve"},
-                          {" 're", "'re"},
-                          {"( ", "("},
-                          {" )", ")"},
-                          {" %", "%"},
-                          {"`` ", "\""},
-                          {" ''", "\""},
-                          {" :", ":"}});
+  replace_in_order(text, mrqa_detokenization());
   return text;
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace ctxc {
 
@@ -16,6 +18,8 @@ std::string clean_mrqa_context(std::string_view text);
 std::string clean_mrqa_question(std::string_view text);
 /// Spaces that tokenisation put around punctuation are taken back, in the peer's order of replacements.
 std::string detokenize_mrqa(std::string text);
+/// Its replacements (from, to), in order.
+const std::vector<std::pair<std::string_view, std::string_view>>& mrqa_detokenization();
 
 /// answer_extractor: first_line. The first line that is not empty, stripped.
 std::string extract_first_line(std::string_view text);

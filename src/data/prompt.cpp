@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "data/chat_format.h"
 #include "data/cleanup.h"
 #include "data/utf8.h"
 
@@ -10,26 +11,6 @@ namespace {
 
 void append(Tokens& out, const Tokens& more) {
   out.insert(out.end(), more.begin(), more.end());
-}
-
-/// The chat formats that ctxc knows, by the special tokens they consist of.
-struct ChatFormat {
-  std::vector<std::string> tokens;  ///< all of them must be in the vocabulary
-  std::string open, close;          ///< of a user's turn; `close` opens the assistant's as well
-};
-
-std::optional<ChatFormat> chat_format(const Tokenizer& tokenizer) {
-  static const std::vector<ChatFormat> known = {
-      {{"<|im_start|>", "<|im_end|>"}, "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"},
-      {{"<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
-       "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
-       "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"}};
-  for (const ChatFormat& format : known) {
-    bool complete = true;
-    for (const std::string& token : format.tokens) complete = complete && tokenizer.find(token).has_value();
-    if (complete) return format;
-  }
-  return std::nullopt;
 }
 
 }  // namespace

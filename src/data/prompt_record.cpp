@@ -1,5 +1,7 @@
 #include "data/prompt_record.h"
 
+#include "data/chat_format.h"
+
 namespace ctxc {
 
 OrderedJson prompt_record(const PromptConfig& prompt) {
@@ -10,6 +12,18 @@ OrderedJson prompt_record(const PromptConfig& prompt) {
           {"answer_prefix", prompt.answer_prefix},
           {"split_question", prompt.split_question},
           {"answer_extractor", prompt.answer_extractor}};
+}
+
+OrderedJson prompt_record(const Prompt& prompt) {
+  OrderedJson record = prompt_record(prompt.config());
+  record["turn_close"] = turn_close(prompt.config(), prompt.tokenizer());
+  return record;
+}
+
+std::string turn_close(const PromptConfig& prompt, const Tokenizer& tokenizer) {
+  if (prompt.head != "chat") return "";
+  const std::optional<ChatFormat> format = chat_format(tokenizer);
+  return format ? format->close : "";
 }
 
 PromptConfig recorded_prompt(const Json& info, const std::string& origin) {

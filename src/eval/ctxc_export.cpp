@@ -66,10 +66,10 @@ int run(const Cli& cli) {
              "--shard-bytes: out of range (found {}, expected at least 1)", shard_bytes);
   request.shard_bytes = static_cast<uint64_t>(shard_bytes);
   request.offset = cli.get_int("offset", 0);
-  request.llama_state_version = cli.get_int("llama-state-version", 0);
+  if (cli.has("llama-state-version")) request.llama_state_version = cli.get_int("llama-state-version", 0);
   request.llama_state_like = cli.get("llama-state-like");
   request.llama_flash_attention = cli.get("llama-flash-attention");
-  request.llama_placeholder = cli.get_int("llama-placeholder", -1);
+  if (cli.has("llama-placeholder")) request.llama_placeholder = cli.get_int("llama-placeholder", 0);
   run_export(target, request, cli.has("overwrite"));
   const uint64_t bytes = bytes_below(request.out);
   if (cli.json())

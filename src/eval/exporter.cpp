@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <system_error>
 
@@ -53,6 +54,24 @@ class Staging {
   fs::path out_, path_;
 };
 
+void check_options(const std::string& target, const Exporter& exporter, const ExportRequest& request) {
+  const std::pair<const char*, bool> given[] = {
+      {"offset", request.offset != 0},
+      {"llama-state-version", request.llama_state_version.has_value()},
+      {"llama-state-like", !request.llama_state_like.empty()},
+      {"llama-flash-attention", !request.llama_flash_attention.empty()},
+      {"llama-placeholder", request.llama_placeholder.has_value()}};
+  for (const auto& [option, is_given] : given) {
+    const bool read =
+        std::find(exporter.options.begin(), exporter.options.end(), option) != exporter.options.end();
+    CTXC_CHECK(!is_given || read, ErrorKind::kUsage,
+               fmt::format("leave it out, or give --to {}",
+                           option == std::string("offset") ? "hf-cache, peft-prefix, peft-cartridge or raw"
+                                                           : "llamacpp-state"),
+               "--{}: the target '{}' does not read it", option, target);
+  }
+}
+
 }  // namespace
 
 Registry<Exporter>& exporter_registry() {
@@ -62,6 +81,7 @@ Registry<Exporter>& exporter_registry() {
 
 void run_export(const std::string& target, const ExportRequest& request, bool overwrite) {
   const Exporter& exporter = exporter_registry().at(target).factory;
+  check_options(target, exporter, request);
   std::string out = request.out;
   while (out.size() > 1 && out.back() == '/') out.pop_back();
   CTXC_CHECK(fs::exists(request.in), ErrorKind::kInput,

@@ -9,6 +9,7 @@
 #include "core/safetensors.h"
 #include "data/tokenizer.h"
 #include "model/artifact.h"
+#include "model/lora_artifact.h"
 #include "model/weights.h"
 
 namespace ctxc {
@@ -76,13 +77,29 @@ OrderedJson summarize_gguf(const std::string& path) {
   return summary;
 }
 
+/// Facts on adapters that a compile kept.
+OrderedJson adapter_record(const LoraArtifact& lora, const std::string& path) {
+  int64_t parameters = 0;
+  for (const auto& [name, tensor] : lora.tensors) parameters += tensor.numel();
+  const Json model = json_at<Json>(Json(lora.info), "model", path);
+  return {{"base", json_or<std::string>(model, "name_or_path", "", path)},
+          {"rank", lora.config.rank},
+          {"alpha", lora.config.alpha},
+          {"targets", lora.config.targets},
+          {"parameters", parameters},
+          {"buffers", lora.buffers_KD.defined() ? lora.buffers_KD.size(0) : 0}};
+}
+
 OrderedJson summarize_safetensors(const std::string& path) {
   const SafetensorsFile file(path);
   OrderedJson summary = {{"path", path}, {"kind", "safetensors"}};
   const auto record = file.metadata().find("ctxc");
   if (record != file.metadata().end()) {
     const Json info = parse_json(record->second, path + ": metadata 'ctxc'");
-    if (info.is_object() && info.contains("kind")) {
+    if (info.is_object() && info.contains("kind") && info["kind"] == "lora") {
+      summary["kind"] = "adapters";
+      summary["adapters"] = adapter_record(load_lora(path), path);
+    } else if (info.is_object() && info.contains("kind")) {
       load_memory(path);  // checks rows and tensors against the record
       summary["kind"] = "memory artifact";
     } else {

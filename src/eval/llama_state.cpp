@@ -83,6 +83,17 @@ class Reader {
   size_t at_ = 0;
 };
 
+/// Servers of newer builds save the ids wrapped: -1, version 1, count, ids, number of media pieces.
+void unwrap(const Reader& in, std::vector<int32_t>& tokens) {
+  if (tokens.empty() || tokens[0] != -1) return;
+  in.expect(tokens.size() >= 4, "entries of the wrapped list of ids", static_cast<int64_t>(tokens.size()), 4);
+  in.expect(tokens[1] == 1, "version of the wrapped list of ids", tokens[1], 1);
+  const int64_t count = tokens[2], room = static_cast<int64_t>(tokens.size()) - 4;
+  in.expect(count == room, "ids in the wrapped list", count, room);
+  in.expect(tokens.back() == 0, "media pieces beside the ids", tokens.back(), 0);
+  tokens = std::vector<int32_t>(tokens.begin() + 3, tokens.end() - 1);
+}
+
 }  // namespace
 
 std::string write_llama_state(const Tensor& k_LGNE, const Tensor& v_LGNE, const LlamaStateForm& form) {
@@ -131,11 +142,13 @@ LlamaState read_llama_state(const std::string& path, int64_t groups, int64_t wid
   const std::string bytes = read_file(path);
   Reader in(path, bytes);
   LlamaState state;
-  in.expect(in.get<uint32_t>() == kMagic, "magic number", 0, kMagic);
+  const uint32_t magic = in.get<uint32_t>();
+  in.expect(magic == kMagic, "magic number", magic, kMagic);
   state.form.version = in.get<uint32_t>();
   in.expect(state.form.version >= 2 && state.form.version <= 4, "version", state.form.version, 4);
   const uint32_t tokens = in.get<uint32_t>();
   for (uint32_t i = 0; i < tokens; ++i) state.tokens.push_back(in.get<int32_t>());
+  unwrap(in, state.tokens);
   const uint32_t streams = in.get<uint32_t>();
   in.expect(streams == 1, "streams", streams, 1);
   const int64_t rows = in.get<uint32_t>(), channels = groups * width;
@@ -159,7 +172,8 @@ LlamaState read_llama_state(const std::string& path, int64_t groups, int64_t wid
     state.form.value_type = scalar_of(in.get<int32_t>(), path);
     const int64_t size = static_cast<int64_t>(at::elementSize(state.form.value_type));
     if (state.form.transposed) {
-      in.expect(in.get<uint32_t>() == size, "bytes of a value", 0, size);
+      const int64_t value_bytes = in.get<uint32_t>();
+      in.expect(value_bytes == size, "bytes of a value", value_bytes, size);
       const int64_t found = in.get<uint32_t>();
       in.expect(found == channels, "channels of a value", found, channels);
       values.push_back(in.get({groups, width, rows}, state.form.value_type).transpose(1, 2));

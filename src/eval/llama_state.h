@@ -24,7 +24,8 @@ struct LlamaStateForm {
 
 struct LlamaState {
   LlamaStateForm form;
-  std::vector<int32_t> tokens;
+  std::vector<int32_t>
+      tokens;             ///< ids alone, also where a server saved them wrapped (-1, 1, count, ids, media)
   Tensor k_LGNE, v_LGNE;  ///< rotate-half channel order, in the file's types
 };
 

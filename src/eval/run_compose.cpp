@@ -1,6 +1,7 @@
 // ctxc-run compose A B ... --out MEMORY
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 
@@ -29,7 +30,10 @@ int run_compose(const Cli& cli) {
              "choose another --out, or add --overwrite", "{}: is there already", out);
   std::vector<MemoryArtifact> memories;
   for (const std::string& path : cli.positional()) memories.push_back(load_memory(path));
-  const MemoryArtifact joined = compose(memories, cli.positional());
+  MemoryArtifact joined = compose(memories, cli.positional());
+  // Turned keys and other neighbours ask for other scales: keys are rounded anew, values keep theirs.
+  const auto is_int8 = [](const MemoryArtifact& memory) { return memory.int8.has_value(); };
+  if (std::all_of(memories.begin(), memories.end(), is_int8)) joined = stored_as(joined, "int8");
   const std::filesystem::path parent = std::filesystem::path(out).parent_path();
   if (!parent.empty()) make_directories(parent.string());
   save_memory(out, joined);

@@ -214,7 +214,7 @@ int run_compress(const Cli& cli) {
   if (!made.sha256.empty()) info["context"]["sha256"] = made.sha256;
   info["ratio"] = slots > 0 ? static_cast<double>(made.used) / static_cast<double>(slots) : 0;
   info["metrics"] = {{"seconds", seconds}};
-  info["prompt"] = prompt_record(prompt.config());
+  info["prompt"] = prompt_record(prompt);
   info["resume_text"] = method.prompt.question_prefix;
   const std::filesystem::path parent = std::filesystem::path(out).parent_path();
   if (!parent.empty()) make_directories(parent.string());

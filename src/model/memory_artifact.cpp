@@ -51,6 +51,27 @@ Tensor tensor_of(const std::map<std::string, Tensor>& tensors, const std::string
   return it->second;
 }
 
+/// The tensors have the layers, heads and widths of the recorded base. Keys the record lacks are found
+/// missing when the memory meets its base.
+void check_extents(const MemoryArtifact& memory, const Json& info, const std::string& path) {
+  const Json model = json_or<Json>(info, "model", Json::object(), path);
+  std::vector<std::string> problems;
+  const auto compare = [&](const char* key, int64_t found) {
+    const int64_t expected = json_or<int64_t>(model, key, found, path);
+    if (found != expected)
+      problems.push_back(fmt::format("{} (found {}, expected {})", key, found, expected));
+  };
+  if (memory.kind == "kv") {
+    compare("num_hidden_layers", memory.k_LGNE.size(0));
+    compare("num_key_value_heads", memory.k_LGNE.size(1));
+    compare("head_dim", memory.k_LGNE.size(3));
+  } else {
+    compare("hidden_size", memory.embeds_ND.size(1));
+  }
+  CTXC_CHECK(problems.empty(), ErrorKind::kInput, "the file is damaged, or holds the tensors of another base",
+             "{}: tensors do not have the shape of the recorded base: {}", path, join(problems, "; "));
+}
+
 void check_rows(const MemoryArtifact& memory, const std::string& path) {
   const Json info = memory.info;
   const int64_t rows = memory.rows();
@@ -60,6 +81,7 @@ void check_rows(const MemoryArtifact& memory, const std::string& path) {
              said);
   CTXC_CHECK(memory.kind == "embeds" || memory.k_LGNE.sizes() == memory.v_LGNE.sizes(), ErrorKind::kInput,
              "the file is damaged", "{}: k and v have different shapes", path);
+  check_extents(memory, info, path);
   if (!info.contains("positions")) return;
   const Json positions = json_at<Json>(info, "positions", path);
   const int64_t first = json_at<int64_t>(positions, "first", path),

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "data/prompt_record.h"
 #include "model/memory_record.h"
 
 namespace ctxc {
@@ -35,6 +36,21 @@ Tensor rows_of(const MemoryArtifact& memory, int64_t first, int64_t count, bool 
   return (keys ? memory.k_LGNE : memory.v_LGNE).narrow(2, first, count);
 }
 
+/// How a memory wants its questions put; defaults filled in, as ctxc-run ask does.
+Json prompt_of(const Json& info, const std::string& origin) {
+  Json prompt = Json(prompt_record(recorded_prompt(info, origin)));
+  prompt["resume_text"] = json_or<std::string>(info, "resume_text", "", origin);
+  return prompt;
+}
+
+void add_differences(const Json& found, const Json& expected, std::vector<std::string>& problems) {
+  for (const auto& [key, value] : expected.items())
+    if (found.at(key) != value)
+      problems.push_back(fmt::format("{} (found {}, expected {})",
+                                     key == "resume_text" ? key : "prompt." + key, found.at(key).dump(),
+                                     value.dump()));
+}
+
 void check_joinable(const std::vector<MemoryArtifact>& memories, const std::vector<std::string>& names) {
   CTXC_CHECK(!memories.empty(), ErrorKind::kUsage, "", "compose: no memory was given");
   const Json first = memories[0].info;
@@ -47,9 +63,10 @@ void check_joinable(const std::vector<MemoryArtifact>& memories, const std::vect
       const Json a = info.contains(key) ? info[key] : Json(), b = first.contains(key) ? first[key] : Json();
       if (a != b) here.push_back(fmt::format("{} (found {}, expected {})", key, a.dump(), b.dump()));
     }
+    add_differences(prompt_of(info, names[i]), prompt_of(first, names[0]), here);
     if (!here.empty()) problems.push_back(fmt::format("{}: {}", names[i], join(here, "; ")));
   }
-  CTXC_CHECK(problems.empty(), ErrorKind::kInput, "join memories of one base, kind and header",
+  CTXC_CHECK(problems.empty(), ErrorKind::kInput, "join memories of one base, kind, header and prompt",
              "memories that do not belong together: differences from {}: {}", names[0], join(problems, "; "));
 }
 
@@ -113,6 +130,11 @@ MemoryArtifact moved_by(const MemoryArtifact& memory, int64_t offset) {
   const Tensor frequencies = recorded_frequencies(json_at<Json>(info, "model", "memory artifact"), "model");
   result.k_LGNE = shift_keys(memory.k_LGNE, at::full({memory.rows()}, offset, at::kLong), frequencies);
   result.int8.reset();
+  const int64_t first =
+      info.contains("positions")
+          ? json_at<int64_t>(json_at<Json>(info, "positions", "memory artifact"), "first", "memory artifact")
+          : 0;
+  result.info["positions"] = {{"first", first + offset}, {"count", memory.rows()}, {"rotated", true}};
   return result;
 }
 

@@ -17,8 +17,8 @@ MemoryArtifact moved_by(const MemoryArtifact& memory, int64_t offset);
 
 /// One header, then the slots of all memories one after another. The keys of each are turned from where they
 /// stood to where they stand now, so the result is again a memory at positions 0..N-1; what a slot had read
-/// stays what it was. Error kInput naming every difference in kind, model, tokenizer or header. `names` are
-/// used in messages.
+/// stays what it was. Error kInput naming every difference in kind, model, tokenizer, header or prompt.
+/// `names` are used in messages.
 MemoryArtifact compose(const std::vector<MemoryArtifact>& memories, const std::vector<std::string>& names);
 
 /// Kind embeds -> kv: one prefill of its rows on the base they were made for.

@@ -108,13 +108,13 @@ std::optional<MemoryArtifact> ContextCompiler::compile(const ContextText& contex
     tokens += static_cast<int64_t>(part.size());
   }
   MemoryArtifact artifact = joined(segments, context.id);
-  const PromptConfig& prompt = inputs_.prompt().config();
+  const Prompt& prompt = inputs_.prompt();
   artifact.info["context"]["sha256"] = sha256_hex(context.text);
   artifact.info["ratio"] =
       static_cast<double>(tokens) / static_cast<double>(artifact.rows() - artifact.header());
   artifact.info["segments"] = parts.size();
   artifact.info["prompt"] = prompt_record(prompt);
-  artifact.info["resume_text"] = prompt.question_prefix;
+  artifact.info["resume_text"] = prompt.config().question_prefix;
   for (const OrderedJson& gate : artifact.info["metrics"]["failed"])
     log_warning(fmt::format("{}: the compile failed a gate: {}", context.id, gate.get<std::string>()));
   return artifact;
@@ -155,6 +155,7 @@ LoraArtifact ContextCompiler::lora() const {
   lora.info["format_version"] = 1;
   lora.info["method"] = config_.compressor.find("name")->scalar();
   lora.info["step"] = chosen_.step;
+  lora.info["header_token_ids"] = prompt_->head_ids();
   lora.info["model"] = model_record(*backbone_);
   return lora;
 }

@@ -65,7 +65,11 @@ TEST_F(MemoryPrograms, CompiledAskedComposedExported) {
   EXPECT_EQ(made.at("header"), 1);
   EXPECT_EQ(made.at("metrics").at("steps"), 4);
   expect_failure(compile("text.txt", "a.safetensors"), 6, "is there already");
-  ASSERT_EQ(compile("text.txt", "b.safetensors", "run.seed=1").code, 0);
+  ASSERT_EQ(compile("text.txt", "b.safetensors", "run.seed=1 --keep-lora " + at("lora.safetensors")).code, 0);
+  const Json adapters = json_of(run("ctxc-inspect", at("lora.safetensors") + " --json")).at("adapters");
+  EXPECT_EQ(adapters.at("base"), base_);
+  EXPECT_EQ(adapters.at("rank"), 2);
+  EXPECT_GT(adapters.at("parameters").get<int64_t>(), 0);
 
   const Json seen = json_of(run("ctxc-inspect", at("a.safetensors") + " --json"));
   EXPECT_EQ(seen.at("kind"), "memory artifact");
@@ -97,6 +101,13 @@ TEST_F(MemoryPrograms, CompiledAskedComposedExported) {
             0);
   EXPECT_LT(fs::file_size(at("small.safetensors")), fs::file_size(at("a.safetensors")));
   EXPECT_EQ(run("ctxc-run", "ask --memory " + at("small.safetensors") + " Who").code, 0);
+  // int8 stays int8: more than the parts together would be float32.
+  ASSERT_EQ(run("ctxc-run", "compose " + at("small.safetensors") + " " + at("small.safetensors") + " --out " +
+                                at("smalls.safetensors"))
+                .code,
+            0);
+  EXPECT_LT(fs::file_size(at("smalls.safetensors")), 2 * fs::file_size(at("small.safetensors")));
+  EXPECT_EQ(run("ctxc-run", "ask --memory " + at("smalls.safetensors") + " Who").code, 0);
 }
 
 TEST_F(MemoryPrograms, BadInputsNameWhatToDo) {
@@ -158,6 +169,14 @@ TEST_F(MemoryPrograms, BadInputsNameWhatToDo) {
   expect_failure(run("ctxc-export",
                      "--in " + at("good") + " --to llamacpp-state --llama-state-version 9 --out " + at("y")),
                  2, "unknown version (found 9");
+  for (const char* option : {"--offset 3", "--llama-placeholder 0", "--llama-state-version 4"})
+    expect_failure(
+        run("ctxc-export", "--in " + at("good") + " --to peft-prompt --out " + at("y") + " " + option), 2,
+        "does not read it");
+  expect_failure(run("ctxc-export",
+                     "--in " + at("good") + " --to llamacpp-state --llama-placeholder -1 --out " + at("y")),
+                 2, "--llama-placeholder: is no token (found -1");
+  EXPECT_FALSE(fs::exists(at("y")));
 }
 
 TEST_F(MemoryPrograms, SegmentsAreReportedAsOneMemory) {

@@ -1,8 +1,9 @@
 """Restores what ctxc-export --to llamacpp-state wrote into a slot of a stock llama-server (of the xllamacpp wheel) over HTTP
-and compares with ctxc-run ask. On the embedded base in float32: all log-probabilities of the first new token, and the greedy
-tokens. On SmolLM2-135M (left out where scripts/setup.sh did not fetch it): the first greedy tokens; llama.cpp multiplies its
-quantised weights with activations that it rounds, so later ones may part. Without the state the same prompt must give
-something else. Both layouts of the values: flash attention on and off.
+and compares with ctxc-run ask. On the embedded base in float32: all log-probabilities of the first new token, and the
+greedy tokens. On SmolLM2-135M (left out where scripts/setup.sh did not fetch it): the first greedy tokens; llama.cpp
+multiplies its quantised weights with activations that it rounds, so later ones may part. Without the state the same prompt
+must give something else. What the server saves again is a form for --llama-state-like. Both layouts of the values: flash
+attention on and off.
 """
 import json
 import pathlib
@@ -105,7 +106,17 @@ def check(base, text, question, work, ratio, exact):
             print(f"  largest difference of a log-probability {difference:.1e}")
             if not difference <= TOLERANCE[flash]:
                 sys.exit("llama-server computes other logits than ctxc")
+        post(server, "/slots/0?action=save", {"filename": "own.bin"})
         del server
+        check_like(memory, folder, dtype)
+
+
+def check_like(memory, folder, dtype):
+    """A file that the server saved serves as the form, its first id (the placeholder) included."""
+    ctxc("ctxc-export", "--in", memory, "--to", "llamacpp-state", "--out", folder / "like.bin", "--dtype", dtype,
+         "--llama-state-like", folder / "own.bin")
+    if (folder / "like.bin").read_bytes() != (folder / "memory.bin").read_bytes():
+        sys.exit("a state in the form of the server's own file is another one")
 
 
 def main(work):

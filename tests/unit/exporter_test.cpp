@@ -10,6 +10,7 @@
 #include "core/file.h"
 #include "eval/file_summary.h"
 #include "eval/memory_export.h"
+#include "model/lora_artifact.h"
 #include "model/weights.h"
 #include "testing.h"
 #include "throws.h"
@@ -109,6 +110,7 @@ TEST(Export, RawNumbersAreLittleEndianFloats) {
   std::memcpy(&value, bytes.data() + 4 * 7, 4);
   EXPECT_EQ(value, 7.0f);
   EXPECT_EQ(read_json_file((dir / "raw/embeds.json").string()).at("shape"), Json({3, 4}));
+  EXPECT_NE(read_file((dir / "raw/README.md").string()).find("inputs_embeds"), std::string::npos);
 }
 
 TEST(Export, MemoriesOnly) {
@@ -137,6 +139,30 @@ TEST(FileSummary, MemoriesAndPlainTensors) {
   EXPECT_EQ(plain["kind"], "safetensors");
   EXPECT_NE(render_summary(plain, false).find("a.*.w"), std::string::npos);
   EXPECT_NE(render_summary(plain, true).find("a.1.w"), std::string::npos);
+}
+
+TEST(FileSummary, AdaptersThatACompileKept) {
+  const testing::TempDir dir;
+  LoraArtifact lora;
+  lora.config = {.rank = 2, .alpha = 4, .targets = {"v_proj"}};
+  lora.tensors["layers.0.v_proj.lora_A"] = at::zeros({2, 8});
+  lora.tensors["layers.0.v_proj.lora_B"] = at::zeros({4, 2});
+  lora.buffers_KD = at::zeros({3, 8});
+  lora.info["model"] = {{"name_or_path", "base"},
+                        {"num_hidden_layers", 1},
+                        {"num_key_value_heads", 1},
+                        {"head_dim", 4},
+                        {"hidden_size", 8}};
+  const std::string path = (dir / "lora.safetensors").string();
+  save_lora(path, lora);
+  const OrderedJson summary = summarize_file(path);
+  EXPECT_EQ(summary["kind"], "adapters");
+  EXPECT_EQ(summary["adapters"], OrderedJson({{"base", "base"},
+                                              {"rank", 2},
+                                              {"alpha", 4.0},
+                                              {"targets", {"v_proj"}},
+                                              {"parameters", 24},
+                                              {"buffers", 3}}));
 }
 
 TEST(FileSummary, SaysWhatIsWrong) {

@@ -5,6 +5,7 @@
 #include "core/base64.h"
 #include "core/file.h"
 #include "core/gguf.h"
+#include "core/safetensors.h"
 #include "eval/exporter.h"
 #include "eval/llama_state.h"
 #include "eval/memory_export.h"
@@ -96,6 +97,10 @@ TEST_F(MemoryExport, AdaptersOfPeftAndLlamaCpp) {
   EXPECT_TRUE(at::equal(load_tensors((folder_ / "peft-lora/buffers.safetensors").string()).at("buffers"),
                         lora.buffers_KD));
 
+  const std::string card = read_file((folder_ / "peft-lora/README.md").string());
+  for (const char* part : {"rank", "q_proj, v_proj, down_proj", "PeftModel", "HEADER = []  # not recorded"})
+    EXPECT_NE(card.find(part), std::string::npos) << part;
+
   request.out = (folder_ / "lora.gguf").string();
   run_export("llamacpp-lora", request, false);
   const GgufFile file(request.out);
@@ -160,6 +165,49 @@ TEST_F(MemoryExport, PeftPrefixAndCartridge) {
   }
 }
 
+/// The card of a target's folder.
+std::string card_of(const fs::path& folder) {
+  return read_file((folder / "README.md").string());
+}
+
+void expect_parts(const std::string& card, const std::vector<std::string>& parts) {
+  for (const std::string& part : parts) EXPECT_NE(card.find(part), std::string::npos) << part << "\n" << card;
+}
+
+TEST_F(MemoryExport, CardsPutAQuestionAsRecorded) {
+  memory_.info["model"]["name_or_path"] = "models/b.gguf";
+  memory_.info["prompt"] = {{"cleanup", "none"},
+                            {"head", "chat"},
+                            {"question_prefix", "\n\n"},
+                            {"answer_prompt", ""},
+                            {"turn_close", "<|im_end|>\n<|im_start|>assistant\n"},
+                            {"answer_extractor", "whole"}};
+  save_memory(in_, memory_);
+  for (const char* target : {"hf-cache", "peft-prefix", "peft-cartridge", "raw"}) {
+    write(target, target);
+    expect_parts(card_of(folder_ / target),
+                 {R"(from_pretrained("models", gguf_file="b.gguf", dtype=torch.float32))", "import torch\n",
+                  R"(parts = ["\n\n" + question + "<|im_end|>\n<|im_start|>assistant\n"])",
+                  R"(`"\n\n" + QUESTION + "<|im_end|>\n<|im_start|>assistant\n"`)",
+                  "rows are those of `header_token_ids` [0,5]"});
+  }
+  EXPECT_EQ(card_of(folder_ / "raw").find("?"), std::string::npos);  // nothing is cleaned
+  memory_.info["model"]["name_or_path"] = "models/b";
+  memory_.info["prompt"] = {{"cleanup", "mrqa_v1"}, {"head", "bos"}, {"split_question", true}};
+  save_memory(in_, memory_);
+  write("hf-cache", "hf");
+  expect_parts(card_of(folder_ / "hf"),
+               {R"(from_pretrained("models/b", dtype=torch.float32))", R"(question += "?")",
+                R"(parts = ["Question: " + question, "Answer the question)", "parts tokenised apart"});
+}
+
+TEST_F(MemoryExport, CardsOfOlderMemoriesSayWhatIsNotRecorded) {
+  memory_.info["prompt"] = {{"head", "chat"}};
+  save_memory(in_, memory_);
+  write("hf-cache", "hf");
+  expect_parts(card_of(folder_ / "hf"), {"**Not recorded**"});
+}
+
 TEST_F(MemoryExport, HfCache) {
   write("hf-cache", "hf");
   const auto tensors = load_tensors((folder_ / "hf/cache.safetensors").string());
@@ -180,11 +228,88 @@ TEST_F(MemoryExport, OffsetsMoveKeysAndNothingElse) {
       shift_keys(memory_.k_LGNE, at::full({5}, 7, at::kLong), rope_inverse_frequencies(llama));
   EXPECT_TRUE(at::equal(tensors.at("key_cache.1").squeeze(0), expected[1]));
   EXPECT_TRUE(at::equal(tensors.at("value_cache.1").squeeze(0), memory_.v_LGNE[1]));
+  const SafetensorsFile file((folder_ / "moved/cache.safetensors").string());
+  EXPECT_EQ(parse_json(file.metadata().at("ctxc"), "ctxc").at("positions"),
+            Json({{"first", 7}, {"count", 5}, {"rotated", true}}));
+  expect_parts(card_of(folder_ / "moved"), {"position 12", "7 to 11", "exactly 7 ids", "front_ids"});
+  for (const char* target : {"peft-prefix", "peft-cartridge", "raw"}) {
+    moved.out = (folder_ / target).string();
+    run_export(target, moved, false);
+    expect_parts(card_of(folder_ / target), {"position 12", "of exactly 7 "});
+    EXPECT_EQ(card_of(folder_ / target).find("```python"), std::string::npos);
+  }
   moved.out = (folder_ / "x").string();
   expect_error(ErrorKind::kUsage, "begins at position 0",
                [&] { run_export("llamacpp-state", moved, false); });
   moved.offset = -1;
   expect_error(ErrorKind::kUsage, "--offset: out of range", [&] { run_export("hf-cache", moved, false); });
+}
+
+TEST_F(MemoryExport, OptionsOfAnotherTargetAreRefused) {
+  const auto refused = [&](const std::string& target, const std::string& part,
+                           const std::function<void(ExportRequest&)>& set) {
+    ExportRequest asked = request("x");
+    set(asked);
+    expect_error(ErrorKind::kUsage, part, [&] { run_export(target, asked, false); });
+    EXPECT_FALSE(fs::exists(folder_ / "x"));
+  };
+  for (const char* target :
+       {"peft-prompt", "vllm-embeds", "sglang-embeds", "hf", "peft-lora", "llamacpp-lora"})
+    refused(target, fmt::format("--offset: the target '{}' does not read it", target),
+            [](ExportRequest& r) { r.offset = 3; });
+  refused("hf-cache", "--llama-placeholder: the target", [](ExportRequest& r) { r.llama_placeholder = 0; });
+  refused("raw", "--llama-state-version: the target", [](ExportRequest& r) { r.llama_state_version = 4; });
+  refused("kv", "--llama-state-like: the target", [](ExportRequest& r) { r.llama_state_like = "x"; });
+  refused("peft-prefix", "--llama-flash-attention: the target",
+          [](ExportRequest& r) { r.llama_flash_attention = "on"; });
+}
+
+TEST_F(MemoryExport, PlaceholdersAreTokens) {
+  memory_.info["model"]["vocab_size"] = 100;
+  save_memory(in_, memory_);
+  ExportRequest asked = request("state.bin");
+  for (const int64_t id : {int64_t{-1}, int64_t{-2}, int64_t{100}, int64_t{999999999}, int64_t{1} << 31,
+                           (int64_t{1} << 32) + 5}) {
+    asked.llama_placeholder = id;
+    expect_error(ErrorKind::kUsage,
+                 fmt::format("--llama-placeholder: is no token (found {}, expected 0 to 99)", id),
+                 [&] { run_export("llamacpp-state", asked, true); });
+  }
+  asked.llama_placeholder = 99;
+  run_export("llamacpp-state", asked, true);
+  EXPECT_EQ(read_llama_state(asked.out, 3, 4).form.placeholder, 99);
+}
+
+/// A state file whose list of ids is another one.
+void write_with_ids(const std::string& path, const std::string& bytes, const std::vector<int32_t>& ids) {
+  const uint32_t count = static_cast<uint32_t>(ids.size());
+  std::string changed = bytes.substr(0, 8);
+  changed.append(reinterpret_cast<const char*>(&count), 4);
+  changed.append(reinterpret_cast<const char*>(ids.data()), 4 * ids.size());
+  write_file_atomic(path, changed + bytes.substr(12 + 4 * 5));
+}
+
+TEST_F(MemoryExport, LlamaStateLikeAServersOwn) {
+  ExportRequest own = request("own.bin");
+  run_export("llamacpp-state", own, true);
+  const std::string bytes = read_file(own.out);
+  write_with_ids(own.out, bytes, {-1, 1, 5, 11, 12, 13, 14, 15, 0});
+  EXPECT_EQ(read_llama_state(own.out, 3, 4).tokens, std::vector<int32_t>({11, 12, 13, 14, 15}));
+  ExportRequest asked = request("state.bin");
+  asked.llama_state_like = own.out;
+  run_export("llamacpp-state", asked, true);
+  EXPECT_EQ(read_llama_state(asked.out, 3, 4).tokens, std::vector<int32_t>(5, 11));
+  for (const auto& [part, ids] : std::vector<std::pair<std::string, std::vector<int32_t>>>{
+           {"version of the wrapped list of ids (found 2, expected 1)", {-1, 2, 1, 7, 0}},
+           {"ids in the wrapped list (found 6, expected 5)", {-1, 1, 6, 1, 2, 3, 4, 5, 0}},
+           {"media pieces beside the ids (found 1, expected 0)", {-1, 1, 1, 7, 1}},
+           {"entries of the wrapped list of ids (found 2, expected 4)", {-1, 1}}}) {
+    write_with_ids(own.out, bytes, ids);
+    expect_error(ErrorKind::kInput, part, [&] { read_llama_state(own.out, 3, 4); });
+  }
+  write_with_ids(own.out, bytes, {-7, 1, 1});
+  expect_error(ErrorKind::kInput, "own.bin: first id: is no token (found -7",
+               [&] { run_export("llamacpp-state", asked, true); });
 }
 
 TEST_F(MemoryExport, LlamaStateInEveryForm) {
@@ -260,7 +385,14 @@ TEST_F(MemoryExport, LlamaStateLikeTheUsersOwn) {
   expect_error(ErrorKind::kInput, "bytes of a key row (found 24, expected 32)",
                [&] { read_llama_state(own.out, 4, 4); });
   write_file_atomic(own.out, "ggml" + bytes);
-  expect_error(ErrorKind::kInput, "magic number", [&] { read_llama_state(own.out, 3, 4); });
+  expect_error(ErrorKind::kInput, "magic number (found 1819109223, expected 1734833009)",
+               [&] { read_llama_state(own.out, 3, 4); });
+  // The width of a value stands behind positions, counts and keys, and the type of the values.
+  std::string wide = bytes;
+  wide[12 + 5 * 4 + 8 + 5 * 12 + 8 + 2 * (4 + 8 + 5 * 12 * 2) + 4] = 7;
+  write_file_atomic(own.out, wide);
+  expect_error(ErrorKind::kInput, "bytes of a value (found 7, expected 2)",
+               [&] { read_llama_state(own.out, 3, 4); });
 }
 
 TEST_F(MemoryExport, RawNumbersOfKeysAndValues) {
@@ -269,6 +401,7 @@ TEST_F(MemoryExport, RawNumbersOfKeysAndValues) {
   ASSERT_EQ(bytes.size(), memory_.v_LGNE.nbytes());
   EXPECT_EQ(std::memcmp(bytes.data(), memory_.v_LGNE.const_data_ptr(), bytes.size()), 0);
   EXPECT_EQ(read_json_file((folder_ / "raw/kv.json").string()).at("shape"), Json({2, 3, 5, 4}));
+  expect_parts(card_of(folder_ / "raw"), {"k.bin and v.bin", "DynamicCache"});
 }
 
 TEST_F(MemoryExport, StorageOfAKvMemory) {
@@ -292,6 +425,7 @@ TEST_F(MemoryExport, TargetsSayWhichKindTheyTake) {
   soft.info["kind"] = "embeds";
   soft.info["n_slots"] = 1;
   soft.info["positions"]["count"] = 3;
+  soft.info["prompt"] = {{"question_prefix", "\n\n"}, {"answer_prompt", " Briefly:"}};
   save_memory(in_, soft);
   for (const char* target : {"peft-prefix", "peft-cartridge", "hf-cache", "llamacpp-state"})
     expect_error(ErrorKind::kUsage, "kind kv (found embeds)", [&] { write(target, "x"); });
@@ -305,7 +439,13 @@ TEST_F(MemoryExport, TargetsSayWhichKindTheyTake) {
   const Json chat = read_json_file((folder_ / "vllm/request_chat.json").string());
   const Json content = chat.at("messages")[0].at("content");
   EXPECT_EQ(content[0].at("data"), base64(MappedFile((folder_ / "vllm/slots.pt").string()).bytes()));
-  EXPECT_EQ(content[1].at("text"), "\n\nYOUR QUESTION");
+  EXPECT_EQ(content[1].at("text"), "\n\nYOUR QUESTION Briefly:");
+  expect_parts(card_of(folder_ / "vllm"),
+               {"rows.pt", "/v1/completions", "**deviates**", "`header_token_ids` [0,5]"});
+  expect_parts(card_of(folder_ / "sglang"), {"get_input_embeddings()(ids)", "--disable-radix-cache"});
+  ExportRequest moved = this->request("raw");
+  moved.offset = 3;
+  expect_error(ErrorKind::kUsage, "have no positions to move", [&] { run_export("raw", moved, false); });
 }
 
 TEST(Base64, OfTheStandard) {

@@ -165,6 +165,14 @@ TEST_F(KvMemory, OnlyMemoriesThatBelongTogetherAreJoined) {
   expect_error(ErrorKind::kInput, "kind (found \"embeds\", expected \"kv\")", [&] {
     compose({a, embeds({3, 9}, 5, 1)}, {"a", "b"});
   });
+  MemoryArtifact asked = prefilled(embeds({3, 9}, 4, 2), *backbone_);
+  asked.info["prompt"] = {{"head", "bos"}, {"question_prefix", "Question: "}};  // the defaults, said
+  compose({a, asked}, {"a", "b"});
+  asked.info["prompt"]["question_prefix"] = "Q: ";
+  asked.info["resume_text"] = "Q: ";
+  for (const char* part : {R"(b: prompt.question_prefix (found "Q: ", expected "Question: "))",
+                           R"(resume_text (found "Q: ", expected ""))"})
+    expect_error(ErrorKind::kInput, part, [&] { compose({a, asked}, {"a", "b"}); });
 }
 
 TEST_F(KvMemory, Int8HoldsWhatItSays) {
@@ -223,6 +231,27 @@ TEST_F(KvMemory, DamagedFilesAreRefused) {
   small.int8->k_scale_LG1E = at::ones({3, 2, 1, 4});
   save_memory(path_, small);
   expect_error(ErrorKind::kInput, "'k_scale' does not fit", [&] { load_memory(path_); });
+  // One layer fewer, and the same numbers as other heads (three layers, 2 groups, width 8).
+  const auto refused = [&](const std::string& part, const std::function<void(MemoryArtifact&)>& spoil) {
+    MemoryArtifact memory = good;
+    spoil(memory);
+    save_memory(path_, memory);
+    expect_error(ErrorKind::kInput, part, [&] { load_memory(path_); });
+  };
+  refused("num_hidden_layers (found 2, expected 3)", [](MemoryArtifact& m) {
+    m.k_LGNE = m.k_LGNE.narrow(0, 0, 2);
+    m.v_LGNE = m.v_LGNE.narrow(0, 0, 2);
+  });
+  refused("num_key_value_heads (found 4, expected 2); head_dim (found 4, expected 8)", [](MemoryArtifact& m) {
+    m.k_LGNE = m.k_LGNE.reshape({3, 4, 6, 4});
+    m.v_LGNE = m.v_LGNE.reshape({3, 4, 6, 4});
+  });
+  MemoryArtifact rows = embeds({3}, 5, 1);
+  const int64_t width = rows.embeds_ND.size(1);
+  rows.embeds_ND = rows.embeds_ND.narrow(1, 0, width - 1);
+  save_memory(path_, rows);
+  expect_error(ErrorKind::kInput, fmt::format("hidden_size (found {}, expected {})", width - 1, width),
+               [&] { load_memory(path_); });
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "data/cleanup.h"
+#include "data/prompt_record.h"
 #include "testing.h"
 #include "throws.h"
 
@@ -163,6 +164,7 @@ TEST(Prompt, ChatHeadOpensATurnThatEveryQueryCloses) {
   config.answer_prompt = "";
   const Prompt chat(config, chatml);
   EXPECT_EQ(chat.head(), "chat");
+  EXPECT_EQ(prompt_record(chat).at("turn_close"), "<|im_end|>\n<|im_start|>assistant\n");
   EXPECT_EQ(chat.head_ids(), chatml.encode("<|im_start|>user\n"));
   EXPECT_EQ(chat.query_ids("Who?"), chatml.encode("\n\nWho?<|im_end|>\n<|im_start|>assistant\n"));
   const Tokens quoted = {5, 7};

@@ -27,12 +27,30 @@ from transformers import DynamicCache
 FOLDER = pathlib.Path(__file__).resolve().parent
 
 
-def load_cache(model, folder=FOLDER):
-    """A fresh cache; make one for every request, generation grows it in place."""
+def stored(folder):
+    """Keys and values [1, G, N, E] of every layer, and the position of the first row."""
     with safe_open(pathlib.Path(folder) / "cache.safetensors", "pt") as file:
-        layers = json.loads(file.metadata()["ctxc"])["model"]["num_hidden_layers"]
-        return DynamicCache([tuple(file.get_tensor(f"{kind}_cache.{layer}").to(model.device, model.dtype)
-                                   for kind in ("key", "value")) for layer in range(layers)])
+        record = json.loads(file.metadata()["ctxc"])
+        layers = [tuple(file.get_tensor(f"{kind}_cache.{layer}") for kind in ("key", "value"))
+                  for layer in range(record["model"]["num_hidden_layers"])]
+    return layers, record.get("positions", {}).get("first", 0)
+
+
+def load_cache(model, folder=FOLDER, batch=1, front_ids=None):
+    """A fresh cache of `batch` equal rows; make one for every request, generation grows it in place. front_ids [1, P] is the
+    text in front of a memory that was exported with --offset P; the model reads it first."""
+    layers, first = stored(folder)
+    found = 0 if front_ids is None else front_ids.shape[1]
+    if found != first:
+        raise ValueError(f"the memory stands behind {first} tokens (ctxc-export --offset), front_ids has {found}")
+    layers = [tuple(rows.to(model.device, model.dtype).repeat(batch, 1, 1, 1) for rows in layer) for layer in layers]
+    if first == 0:
+        return DynamicCache(layers)
+    with torch.no_grad():
+        cache = model(input_ids=front_ids.to(model.device).repeat(batch, 1), use_cache=True).past_key_values
+    for number, (keys, values) in enumerate(layers):
+        cache.update(keys, values, number)
+    return cache
 
 
 def argument(model):
@@ -40,20 +58,43 @@ def argument(model):
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def generate(model, query_ids, folder=FOLDER, **options):
-    """New token ids after the memory and query_ids [1, S]. The placeholders stand for the memory's rows: without them
-    some versions of transformers go on at wrong positions, without an error."""
-    cache = load_cache(model, folder)
+def generate(model, query_ids, folder=FOLDER, attention_mask=None, front_ids=None, **options):
+    """New token ids [B, n] after the memory and query_ids [B, S], which are padded on the left where attention_mask [B, S]
+    is 0. The placeholders stand for the memory's rows: without them some versions of transformers go on at wrong
+    positions, without an error."""
+    batch = query_ids.shape[0]
+    cache = load_cache(model, folder, batch, front_ids)
     rows = cache.get_seq_length()
-    ids = torch.cat([query_ids.new_zeros(1, rows), query_ids], dim=1)
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **{argument(model): cache}, **options)
+    mask = torch.ones_like(query_ids) if attention_mask is None else attention_mask
+    ids = torch.cat([query_ids.new_zeros(batch, rows), query_ids], dim=1)
+    mask = torch.cat([mask.new_ones(batch, rows), mask], dim=1)
+    out = model.generate(input_ids=ids, attention_mask=mask, **{argument(model): cache}, **options)
     return out[:, ids.shape[1]:]
 )";
 
-constexpr const char* kUse = R"(python
-from load_cache import argument, generate, load_cache    # this folder on sys.path
-new_ids = generate(model, tokenizer(question, add_special_tokens=False, return_tensors="pt").input_ids, max_new_tokens=64)
-logits = model(input_ids=query_ids, **{argument(model): load_cache(model)}).logits)";
+CardUse use_of(const MemoryArtifact& memory) {
+  CardUse use{.files = "cache.safetensors, load_cache.py", .standard = "import sys\n"};
+  const int64_t first = first_position(memory);
+  use.python = R"(
+sys.path.insert(0, FOLDER)
+from load_cache import generate  # noqa: E402
+)";
+  if (first == 0) {
+    use.python += "\nnew_ids = generate(base, ids, **GREEDY)\n";
+  } else {
+    use.python += fmt::format(R"(
+front_ids = tokenizer("THE TEXT IN FRONT", add_special_tokens=False, return_tensors="pt").input_ids  # exactly {} ids
+new_ids = generate(base, ids, front_ids=front_ids, **GREEDY)
+)",
+                              first);
+    use.note = fmt::format(
+        "The keys were moved by {0} positions: the memory stands behind a text of exactly {0} ids, "
+        "which the base reads first.",
+        first);
+  }
+  use.python += "print(answer_text(new_ids[0]))\n";
+  return use;
+}
 
 void write_hf_cache(const ExportRequest& request) {
   const MemoryArtifact memory = load_kv(request, "hf-cache");
@@ -67,11 +108,11 @@ void write_hf_cache(const ExportRequest& request) {
                {{"format", "pt"}, {"ctxc", memory.info.dump()}});
   write_file_atomic((fs::path(request.out) / "load_cache.py").string(), kLoader);
   write_file_atomic((fs::path(request.out) / "README.md").string(),
-                    model_card(memory, "hf-cache", "cache.safetensors, load_cache.py", kUse));
+                    model_card(memory, request, "hf-cache", use_of(memory)));
 }
 
 CTXC_REGISTER_EXPORTER(hf_cache, "hf-cache", true, write_hf_cache,
-                       "a memory (kind kv) as a DynamicCache of transformers, with its loader");
+                       "a memory (kind kv) as a DynamicCache of transformers, with its loader", "offset");
 
 }  // namespace
 }  // namespace ctxc

@@ -26,7 +26,8 @@ void write_kv(const ExportRequest& request) {
 }
 
 CTXC_REGISTER_EXPORTER(kv, "kv", false, write_kv,
-                       "a memory as kind kv (embeds by one prefill of the base); --dtype int8 halves it");
+                       "a memory as kind kv (embeds by one prefill of the base); --dtype int8 halves it",
+                       "offset");
 
 }  // namespace
 }  // namespace ctxc

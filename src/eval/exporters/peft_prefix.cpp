@@ -23,10 +23,37 @@ Tensor prefix_rows(const MemoryArtifact& memory) {
   return both_LPGNE.permute({3, 0, 1, 2, 4}).reshape({memory.rows(), -1}).contiguous();
 }
 
-constexpr const char* kUse = R"(python
-from peft import PeftModel
-model = PeftModel.from_pretrained(base, "THIS FOLDER").eval()
-model.generate(input_ids=query, attention_mask=torch.ones_like(query), max_new_tokens=64))";
+constexpr const char* kPython = R"(
+model = PeftModel.from_pretrained(base, FOLDER).eval()
+out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **GREEDY)
+print(answer_text(out[0, ids.shape[1]:]))
+)";
+constexpr const char* kNote =
+    "With transformers 5.24.0 `generate()` of PEFT 0.21.2 drops every prefix and prompt without an error; "
+    "with "
+    "4.57.3 / 0.17.1 and 5.23.0 / 0.21.2 it is right.";
+
+CardUse use_of(const MemoryArtifact& memory) {
+  CardUse use{.files = "adapter_config.json, adapter_model.safetensors"};
+  const int64_t first = first_position(memory);
+  if (first == 0) {
+    use.packages = "from peft import PeftModel\n";
+    use.python = kPython;
+    use.note = kNote;
+  } else {
+    // PEFT counts positions from 0 and takes no others.
+    use.note = fmt::format(
+        "The keys were moved by {0} positions and PEFT counts from 0, so alone this adapter is read wrongly: "
+        "it is the "
+        "second part of a joined adapter. Concatenate `prompt_embeddings` [rows, ...] of an adapter of "
+        "exactly {0} rows "
+        "and of this one, and set `num_virtual_tokens` to {1} (`compose_cartridge_adapters` of PEFT does so "
+        "for "
+        "CARTRIDGE).",
+        first, first + memory.rows());
+  }
+  return use;
+}
 
 void write_prefix(const ExportRequest& request, const std::string& target, OrderedJson extra) {
   const MemoryArtifact memory = load_kv(request, target);
@@ -49,7 +76,7 @@ void write_prefix(const ExportRequest& request, const std::string& target, Order
   save_tensors((fs::path(request.out) / "adapter_model.safetensors").string(),
                {{"prompt_embeddings", prefix_rows(memory)}}, {{"format", "pt"}});
   write_file_atomic((fs::path(request.out) / "README.md").string(),
-                    model_card(memory, target, "adapter_config.json, adapter_model.safetensors", kUse));
+                    model_card(memory, request, target, use_of(memory)));
 }
 
 void write_peft_prefix(const ExportRequest& request) {
@@ -60,9 +87,9 @@ void write_peft_cartridge(const ExportRequest& request) {
 }
 
 CTXC_REGISTER_EXPORTER(peft_prefix, "peft-prefix", true, write_peft_prefix,
-                       "a memory (kind kv) as a PEFT PREFIX_TUNING adapter");
+                       "a memory (kind kv) as a PEFT PREFIX_TUNING adapter", "offset");
 CTXC_REGISTER_EXPORTER(peft_cartridge, "peft-cartridge", true, write_peft_cartridge,
-                       "a memory (kind kv) as a PEFT CARTRIDGE adapter (newer versions of peft)");
+                       "a memory (kind kv) as a PEFT CARTRIDGE adapter (newer versions of peft)", "offset");
 
 }  // namespace
 }  // namespace ctxc
