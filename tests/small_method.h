@@ -16,6 +16,13 @@ inline std::shared_ptr<Compressor> small_method(const std::string& base, const s
   for (const auto& [key, value] : own.entries()) section = section.with(key, value);
   return make_compressor(section, {.backbone = tiny_llama(), .head_ids = {1}, .seed = 5});
 }
+/// Every trained number moved a little, so that heads that start at zero do something.
+inline void stir(Compressor& compressor, double scale = 0.05) {
+  const at::NoGradGuard no_grad;
+  uint64_t index = 0;
+  for (auto& item : compressor.named_parameters())
+    item.value().add_(random_tensor(item.value().sizes(), index++), scale);
+}
 /// The valid slots of a row.
 inline Tensor slots_of(const Memory& memory, int64_t row = 0) {
   return memory.slots_BKD[row].index_select(0, memory.mask_BK[row].nonzero().flatten()).detach();

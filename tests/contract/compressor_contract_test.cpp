@@ -4,12 +4,14 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <filesystem>
 
 #include "core/config_file.h"
 #include "model/budget.h"
+#include "model/memory_artifact.h"
 #include "model/objective.h"
+#include "model/weights.h"
+#include "small_adam.h"
 #include "testing.h"
 
 namespace ctxc {
@@ -85,18 +87,34 @@ class CompressorContract : public ::testing::TestWithParam<std::string> {
     return method.compress(context, batch_.key);
   }
   /// What the configuration trains: the sum that its section `objective` weighs, else the cross-entropy.
-  Tensor loss(Compressor& method) const {
+  Tensor loss(Compressor& method, int64_t step = 0) const {
+    StepKey key = batch_.key;
+    key.step = step;
     Context context(*backbone_, batch_);
-    Compressed result = method.compress(context, batch_.key);
+    Compressed result = method.compress(context, key);
     Terms terms = std::move(result.aux);
     BatchReading reading(*backbone_, result.memory, batch_);
-    terms.merge((*objective_registry().at("ce").factory())(reading, batch_.key));
+    terms.merge((*objective_registry().at("ce").factory())(reading, key));
     Tensor sum;
     for (const auto& [name, weight] : weights()) {
       const Tensor part = terms.at(name) * weight;
       sum = sum.defined() ? sum + part : part;
     }
     return sum;
+  }
+  /// Losses of plain gradient steps `first` .. `last`.
+  std::vector<double> descend(Compressor& method, int64_t first, int64_t last) const {
+    std::vector<double> losses;
+    for (int64_t step = first; step < last; ++step) {
+      method.zero_grad();
+      const Tensor value = loss(method, step);
+      value.backward();
+      losses.push_back(value.item<double>());
+      const at::NoGradGuard no_grad;
+      for (auto& parameter : method.parameters())
+        if (parameter.grad().defined()) parameter.sub_(parameter.grad(), 0.01);
+    }
+    return losses;
   }
   std::map<std::string, double> weights() const {
     const auto path = testing::root() / "configs" / (GetParam() + "_tiny.yaml");
@@ -112,6 +130,15 @@ class CompressorContract : public ::testing::TestWithParam<std::string> {
   std::shared_ptr<Backbone> backbone_;
   Batch batch_;
 };
+
+/// What a checkpoint keeps of a method: its parameters and buffers.
+std::vector<std::pair<std::string, Tensor>> tensors_of(const Compressor& method) {
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const auto& item : method.named_parameters())
+    tensors.emplace_back(item.key(), item.value().detach().contiguous());
+  for (const auto& item : method.named_buffers()) tensors.emplace_back(item.key(), item.value().contiguous());
+  return tensors;
+}
 
 /// The valid slots of one row, or of every layer's keys and values, as one tensor.
 Tensor valid_entries(const Memory& memory, int64_t row) {
@@ -256,28 +283,71 @@ TEST_P(CompressorContract, LossFallsOnOneBatch) {
   const auto method = make();
   if (method->parameters().empty()) GTEST_SKIP() << "no parameters";
   const double before = loss(*method).item<double>();
-  // Adam by hand: the trainer's optimizer belongs to a later layer.
-  std::map<std::string, std::pair<Tensor, Tensor>> moments;
+  testing::SmallAdam adam(0.01);
   double after = before;
   for (int step = 1; step <= 30; ++step) {
     method->zero_grad();
     const Tensor value = loss(*method);
     value.backward();
-    at::NoGradGuard no_grad;
-    for (auto& item : method->named_parameters()) {
-      const Tensor grad = item.value().grad();
-      if (!grad.defined()) continue;
-      auto& [mean, square] =
-          moments.try_emplace(item.key(), at::zeros_like(grad), at::zeros_like(grad)).first->second;
-      mean.mul_(0.9).add_(grad, 0.1);
-      square.mul_(0.99).addcmul_(grad, grad, 0.01);
-      const Tensor step_size =
-          mean / (1 - std::pow(0.9, step)) / ((square / (1 - std::pow(0.99, step))).sqrt() + 1e-8);
-      item.value().sub_(step_size, 0.01);
-    }
+    adam.step(*method);
     after = value.item<double>();
   }
   EXPECT_LT(after, before - 0.05) << "loss before " << before;
+}
+
+TEST_P(CompressorContract, ARunResumedFromItsFileIsTheUninterruptedOne) {
+  const auto whole = make(), first = make(), second = make(kSeed + 1);
+  if (whole->parameters().empty()) GTEST_SKIP() << "no parameters";
+  const std::vector<double> losses = descend(*whole, 0, 4);
+  descend(*first, 0, 2);
+  const testing::TempDir folder;
+  const std::string file = (folder / "state.safetensors").string();
+  save_tensors(file, tensors_of(*first));
+  {
+    const at::NoGradGuard no_grad;
+    const auto saved = load_tensors(file);
+    for (auto& [name, tensor] : tensors_of(*second)) tensor.copy_(saved.at(name));
+  }
+  EXPECT_EQ(descend(*second, 2, 4), std::vector<double>(losses.begin() + 2, losses.end()));
+  const auto expected = tensors_of(*whole), found = tensors_of(*second);
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t i = 0; i < found.size(); ++i)
+    EXPECT_TRUE(at::equal(found[i].second, expected[i].second)) << expected[i].first;
+}
+
+TEST_P(CompressorContract, AMemoryComesBackFromItsFileBitForBit) {
+  const at::NoGradGuard no_grad;
+  const auto method = make();
+  const Tokenizer tokenizer = Tokenizer::load((testing::root() / "models/tiny-facts").string());
+  const testing::TempDir folder;
+  for (const Example& example : batch_.examples) {
+    Context context(*backbone_, {example.context});
+    const Memory memory = method->compress(context, {.training = false}).memory;
+    const MemoryArtifact made = make_memory_artifact(memory, 0, *backbone_, tokenizer, GetParam());
+    const std::string file = (folder / std::to_string(example.context.size())).string();
+    save_memory(file, made);
+    const MemoryArtifact read = load_memory(file);
+    check_memory_fits(read, *backbone_, tokenizer, false);
+    EXPECT_EQ(read.info, made.info);
+    const int64_t head = memory.head_ids_BP.size(1), rows = head + memory.mask_BK.sum().item<int64_t>();
+    EXPECT_EQ(read.header(), head);
+    ASSERT_EQ(read.rows(), rows);
+    const Tensor slots = valid_entries(memory, 0);
+    if (read.kind == "embeds") {
+      const Tensor all = at::cat({backbone_->embed(memory.head_ids_BP[0]), slots});
+      EXPECT_TRUE(at::equal(read.embeds_ND, all));
+      EXPECT_TRUE(at::equal(memory_of(read, *backbone_).slots_BKD[0], all));
+    } else {
+      // valid_entries() has a layer's keys before its values.
+      const Tensor layers = at::stack({read.k_LGNE.slice(2, head), read.v_LGNE.slice(2, head)}, 1);
+      EXPECT_TRUE(at::equal(layers.flatten(0, 1), slots));
+    }
+    // Read back, it says to the decoder what it said before.
+    const Batch batch{.key = batch_.key, .examples = {example}, .padded_length = 0};
+    const Memory again = memory_of(read, *backbone_);
+    BatchReading before(*backbone_, memory, batch), after(*backbone_, again, batch);
+    EXPECT_TRUE(at::allclose(before.hidden_MD(), after.hidden_MD(), 1e-4, 1e-5));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Methods, CompressorContract, ::testing::ValuesIn(compressor_registry().names()),

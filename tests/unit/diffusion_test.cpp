@@ -16,6 +16,7 @@ using testing::expect_error;
 using testing::random_tokens;
 using testing::slots_of;
 using testing::small_backbone;
+using testing::stir;
 using testing::worst;
 
 constexpr const char* kSmall =
@@ -29,13 +30,6 @@ Compressed compress(Compressor& compressor, const std::vector<Tokens>& contexts,
                     int64_t step = 0, int64_t padded = 0) {
   Context context(*small_backbone(), contexts, padded);
   return compressor.compress(context, {.seed = 1, .step = step, .micro = 0, .training = training});
-}
-/// Every trained number moved a little, so that heads that start at zero do something.
-void stir(Compressor& compressor, double scale = 0.05) {
-  const at::NoGradGuard no_grad;
-  uint64_t index = 0;
-  for (auto& item : compressor.named_parameters())
-    item.value().add_(testing::random_tensor(item.value().sizes(), index++), scale);
 }
 
 const std::vector<std::string>& variants() {

@@ -287,5 +287,39 @@ TEST(Denoiser, ConditionIsItsLevelUnlessTold) {
   }
 }
 
+/// Integrated RoPE: a product of q and k knows the distance and both uncertainties, and not the place.
+TEST(FloatRope, IntegratedFormIsShiftInvariant) {
+  const Tensor q = normals({1, 1, 1, 8}, 1), k = normals({1, 1, 1, 8}, 2);
+  const auto at_place = [](double value) { return at::full({1, 1}, value, at::kFloat); };
+  const auto product = [&](double p, double p_sigma, double r, double r_sigma) {
+    const Tensor turned_q = float_rope(q, at_place(p), at_place(p_sigma * p_sigma)),
+                 turned_k = float_rope(k, at_place(r), at_place(r_sigma * r_sigma));
+    return (turned_q * turned_k).sum().item<double>();
+  };
+  for (const auto& [a, b] : {std::pair{0.0, 1.2}, std::pair{1.2, 2.0}, std::pair{3.0, 3.0}}) {
+    EXPECT_NEAR(product(3.25, a, 1.5, b), product(103.25, a, 101.5, b), 1e-4);
+    EXPECT_NEAR(product(3.25, a, 1.5, b), product(-96.75, a, -98.5, b), 1e-4);
+  }
+  EXPECT_GT(std::abs(product(3.25, 1.2, 1.5, 2) - product(3.25, 1.2, 1.0, 2)), 1e-3);
+  EXPECT_GT(std::abs(product(3.25, 1.2, 1.5, 2) - product(3.25, 0, 1.5, 0)), 1e-3);
+}
+
+/// The same in the denoiser that uses it; without a state, which stands at a place of its own.
+TEST(Denoiser, IntegratedRopeCountsByDifferenceAlone) {
+  for (const bool flat : {false, true}) {
+    DenoiserOptions options = denoiser_options(flat);
+    options.state = 0;
+    Denoiser denoiser(options, 1, "test");
+    const Tensor z = normals({1, 8, 8}, 1), lam = normals({1, 8}, 2);
+    const auto features = [&](double first, double stride) {
+      const DenoiserView view{.places = {row_of(8, 8).position * stride + first, row_of(8, 8).mask,
+                                         at::full({1, 8}, 4, at::kFloat)}};
+      return denoiser.forward(z, at::zeros_like(z), lam, view).features_BKD;
+    };
+    EXPECT_LT(worst(features(0, 4), features(300, 4)), 1e-4) << flat;
+    EXPECT_GT(worst(features(0, 4), features(0, 6)), 1e-4) << flat;
+  }
+}
+
 }  // namespace
 }  // namespace ctxc

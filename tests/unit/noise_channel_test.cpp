@@ -361,5 +361,15 @@ TEST(LatentMoments, TheAggregateTermMovesACollapsedBatchApart) {
   EXPECT_GT(unit_rms(u).var(0).sum().item<double>(), 100 * before);
 }
 
+TEST(Denoising, MinSnrWeightsAreThoseOfThePage) {
+  const Tensor weight = min_snr_weight(at::tensor({1.0, 5.0, 100.0}, at::kDouble).log());
+  EXPECT_LT(worst(weight, at::tensor({0.5, 5.0 / 6, 5.0 / 101}, at::kDouble)), 1e-12);
+  // Largest where SNR is 5, and finite at both bounds of the log-SNR.
+  const Tensor all = min_snr_weight(at::linspace(-kLogSnrBound, kLogSnrBound, 401, at::kFloat));
+  EXPECT_TRUE(all.isfinite().all().item<bool>());
+  EXPECT_GT(all.min().item<double>(), 0);
+  EXPECT_LE(all.max().item<double>(), 5.0 / 6 + 1e-6);
+}
+
 }  // namespace
 }  // namespace ctxc

@@ -2,6 +2,9 @@
 #include <bit>
 #include <cmath>
 
+#include "model/blocks/layer_mix.h"
+#include "model/blocks/scale_path.h"
+#include "model/blocks/slot_head.h"
 #include "model/budget.h"
 #include "model/compressor.h"
 #include "model/objective.h"
@@ -61,9 +64,16 @@ class ProgressiveVariants : public ::testing::TestWithParam<std::string> {};
 TEST_P(ProgressiveVariants, ReadsNoMoreThanTheRatioAllowsForEveryNumberOfSlices) {
   const at::NoGradGuard no_grad;
   const auto compressor = method(GetParam());
-  for (int64_t tokens = 1; tokens <= 20 * 16; tokens += tokens < 18 ? 4 : 53) {
-    const Memory memory = compress(*compressor, {random_tokens(tokens, 1)}).memory;
-    const int64_t read = memory.mask_BK.sum().item<int64_t>();
+  // 1 to 20 slices, the last one of a few tokens or of many, in one batch.
+  std::vector<Tokens> contexts;
+  const int64_t chunk = compressor->stream_tokens() > 0 ? compressor->stream_tokens() : 16;
+  for (int64_t slices = 1; slices <= 20; ++slices)
+    for (const int64_t rest : {1 + slices % 5, chunk - slices % 3})
+      contexts.push_back(random_tokens((slices - 1) * chunk + rest, 1));
+  const Memory memory = compress(*compressor, contexts).memory;
+  for (size_t row = 0; row < contexts.size(); ++row) {
+    const int64_t tokens = static_cast<int64_t>(contexts[row].size());
+    const int64_t read = memory.mask_BK[static_cast<int64_t>(row)].sum().item<int64_t>();
     EXPECT_EQ(read, compressor->slots_for(tokens)) << tokens;
     EXPECT_LE(read, (tokens + compressor->ratio() - 1) / compressor->ratio()) << tokens;
     EXPECT_GT(read, 0) << tokens;
@@ -286,6 +296,72 @@ TEST(ProgressiveConfig, RefusesWhatCannotWork) {
       {", layers: list", "compressor.layer_list"},
       {", layers: list, layer_list: [9]", "no such hidden state"}};
   for (const auto& [keys, message] : cases) expect_error(ErrorKind::kUsage, message, [&] { method(keys); });
+}
+
+/// `buffer: none` of one slice is layer mix, down-sampling and slot head alone, made here from the blocks;
+/// and a method with a buffer is the same as soon as the gates to the buffer are shut.
+TEST(ProgressiveMemory, WithoutABufferOneSliceIsTheBareCompressor) {
+  const at::NoGradGuard no_grad;
+  const std::string cut = ", nce: false, recon: false";
+  const auto bare = method(", buffer: none" + cut), gated = method(cut);
+  for (const int64_t tokens : {16, 11, 1}) {
+    Context context(*small_backbone(), {random_tokens(tokens, 1)});
+    const std::vector<int64_t> layers = layers_to_read("spread", {}, testing::tiny_llama().num_layers);
+    const LayerMix mix(static_cast<int64_t>(layers.size()), 32, 32, 5, "mix");
+    const ScaleDown down(
+        {.width = 32, .heads = 2, .longest = 16, .ratio = 4, .window = 16, .reads_buffer = false}, 5, "down");
+    const auto head = make_slot_head(32, 32, 5, "out");
+    const Tensor x = mix.forward(context.hidden(layers, bare->needs().layers)).unsqueeze(0);
+    const Places places{at::arange(1 - tokens, 1, at::kFloat).unsqueeze(0), at::ones({1, tokens}, at::kBool),
+                        at::ones({1, tokens})};
+    const Tensor expected = head->forward(down.forward(x, places, {tokens}, 4, {}).x_BKD, *small_backbone());
+    const Memory memory = compress(*bare, {random_tokens(tokens, 1)}).memory;
+    EXPECT_LT(worst(slots_of(memory), expected[0]), 1e-6) << tokens;
+    const auto with_gate = [&] { return slots_of(compress(*gated, {random_tokens(tokens, 1)}).memory); };
+    Tensor gate = gated->named_parameters()["down.level.gate"];
+    gate.fill_(-2);
+    if (tokens > 4) {
+      EXPECT_GT(worst(with_gate(), expected[0]), 1e-4) << tokens;
+    }
+    gate.fill_(-1e4);
+    EXPECT_LT(worst(with_gate(), expected[0]), 1e-6) << tokens;
+  }
+}
+
+/// A slice says the same wherever it stands in the text: from the embeddings and without a buffer.
+TEST(ProgressivePositions, ASliceIsTheSameWhereverItStands) {
+  const at::NoGradGuard no_grad;
+  const Tokens text = random_tokens(16, 1);
+  Tokens later = random_tokens(32, 2);
+  later.insert(later.end(), text.begin(), text.end());
+  for (const char* pos : {"rope", "alibi"})
+    for (const char* reduce : {"cluster", "window", "global"}) {
+      const auto compressor = method(fmt::format(
+          ", layers: embedding, buffer: none, nce: false, recon: false, pos: {}, reduce: {}", pos, reduce));
+      const Tensor alone = slots_of(compress(*compressor, {text}).memory),
+                   after = slots_of(compress(*compressor, {later}).memory);
+      ASSERT_EQ(after.size(0), 12);
+      EXPECT_LT(worst(after.slice(0, 8), alone), 1e-4) << pos << " " << reduce;
+    }
+}
+
+/// A text backwards: without a position code and with means as pools its slots are those of the text, in the
+/// opposite order; with either of them they are others.
+TEST(ProgressivePositions, ATextBackwardsIsAnotherTextUnlessNothingBinds) {
+  const at::NoGradGuard no_grad;
+  const Tokens text = random_tokens(64, 1), backwards(text.rbegin(), text.rend());
+  const auto change = [&](const std::string& more) {
+    const auto compressor =
+        method(", chunk: 64, layers: embedding, window: 64, nce: false, recon: false" + more);
+    const Tensor a = slots_of(compress(*compressor, {text}).memory),
+                 b = slots_of(compress(*compressor, {backwards}).memory);
+    return std::min(worst(a, b), worst(a.flip(0), b)) / a.abs().max().item<double>();
+  };
+  for (const char* reduce : {", reduce: cluster", ", reduce: window"}) {
+    for (const char* bound : {"", ", pos: alibi", ", pos: none"})
+      EXPECT_GT(change(std::string(reduce) + bound), 1e-2) << reduce << bound;
+    EXPECT_LT(change(std::string(reduce) + ", pos: none, pool: mean"), 1e-5) << reduce;
+  }
 }
 
 }  // namespace

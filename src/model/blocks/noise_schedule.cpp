@@ -5,6 +5,9 @@
 namespace ctxc {
 namespace {
 
+/// SNR from which on min-SNR weights no longer grow.
+constexpr double kLargestSnr = 5;
+
 constexpr double kB0 = kScheduleSteps * kFirstBeta, kB1 = kScheduleSteps * kLastBeta;
 
 /// ln abar at the end of the linear schedule, where the cosine one ends too.
@@ -60,6 +63,11 @@ Tensor NoiseSchedule::level(const Tensor& log_snr) const {
     s = (lam * -0.5).exp().atan() / cosine_rate();
   }
   return s.clamp_max(1);
+}
+
+Tensor min_snr_weight(const Tensor& log_snr) {
+  const Tensor snr = log_snr.exp();
+  return snr.clamp_max(kLargestSnr) / (snr + 1);
 }
 
 }  // namespace ctxc

@@ -39,4 +39,8 @@ class NoiseSchedule {
   double terminal_ = 0;  ///< sqrt(abar(1)) that zero_terminal_snr takes away
 };
 
+/// min(SNR, 5) / (SNR + 1): what the squared error of a predicted v weighs at a log-SNR, elementwise
+/// (min-SNR-5 in its v form: Hang et al., arXiv 2303.09556).
+Tensor min_snr_weight(const Tensor& log_snr);
+
 }  // namespace ctxc

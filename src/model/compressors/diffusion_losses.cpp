@@ -26,7 +26,6 @@ namespace {
 /// Below this share of the rate, the latent space has collapsed.
 constexpr double kCollapse = 0.25;
 constexpr int64_t kDeciles = 10;
-constexpr double kMinSnr = 5;
 
 Tensor valid_rows(const Tensor& values, const Tensor& mask_BK) {
   const Tensor index = mask_BK.flatten().nonzero().squeeze(1);
@@ -115,10 +114,7 @@ void Diffusion::add_denoise(Ledger& ledger, const Piece& piece, const Run& run) 
   const Tensor predicted = denoiser_->forward(z, before, log_snr_BK, view).predicted_BKZ;
   const Tensor error_BK = (predicted - target).square().sum(-1), real = encoded.latents().mask.to(at::kFloat);
   Tensor weight = real;
-  if (config_.dn_weighting == "minsnr") {
-    const Tensor snr = log_snr_BK.exp();
-    weight = real * snr.clamp_max(kMinSnr) / (snr + 1);
-  }
+  if (config_.dn_weighting == "minsnr") weight = real * min_snr_weight(log_snr_BK);
   ledger.denoise =
       plus(ledger.denoise, (weight * error_BK).sum() / static_cast<double>(config_.latent_width));
   ledger.denoise_latents += real.sum().item<double>();
