@@ -243,6 +243,13 @@ TEST(Diffusion, ASecondPassKnowsTheWholeText) {
 /// With the channel shut (abar so small that only noise is left) nothing of the source may come through: the
 /// slots of two sources with the same masks are the same bits. Fails as soon as somebody adds a way around
 /// the channel.
+TEST(Diffusion, RefusesAStateToContinue) {
+  Context context(*small_backbone(), {random_tokens(8, 1)});
+  expect_error(ErrorKind::kUsage, "needs the whole text", [&] {
+    method()->compress(context, {}, {{"tokens", at::zeros({1})}});
+  });
+}
+
 TEST(Diffusion, NothingGoesAroundTheChannel) {
   for (const char* more :
        {", denoiser: unet", ", denoiser: flat", ", start: gaussian, steps: 3", ", passes: 2",

@@ -99,7 +99,9 @@ std::map<std::string, std::string> Diffusion::idle_parameters() const {
   return idle;
 }
 
-Compressed Diffusion::compress(Context& context, const StepKey& key, const State&) {
+Compressed Diffusion::compress(Context& context, const StepKey& key, const State& in) {
+  CTXC_CHECK(in.empty(), ErrorKind::kUsage, "give all of the text at once, or use the method progressive",
+             "diffusion: needs the whole text (found a state to continue)");
   const StepKey at_rest{
       .seed = static_cast<uint64_t>(config_.noise_seed), .step = 0, .micro = 0, .training = false};
   const RowNoise noise(context, key.training ? key : at_rest);
