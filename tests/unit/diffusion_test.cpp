@@ -243,6 +243,38 @@ TEST(Diffusion, ASecondPassKnowsTheWholeText) {
 /// With the channel shut (abar so small that only noise is left) nothing of the source may come through: the
 /// slots of two sources with the same masks are the same bits. Fails as soon as somebody adds a way around
 /// the channel.
+/// Back-propagation is cut into blocks of tbptt_chunks: what the slots of each chunk reach.
+TEST(Diffusion, GradientsRunBackOverBlocksOfChunks) {
+  constexpr int64_t kChunk = 8, kChunks = 6;
+  Tokens text;  // every token once
+  for (int64_t i = 0; i < kChunk * kChunks; ++i) text.push_back(static_cast<TokenId>(3 + i));
+  for (const int64_t passes : {1, 2}) {
+    const auto compressor =
+        method(", chunk: 8, layers: embedding, level_train: false, passes: " + std::to_string(passes));
+    stir(*compressor);
+    const auto trained = Backbone::random(testing::tiny_llama(), 3, {.trainable = true});
+    const Tensor weight = trained->weights().at("model.embed_tokens.weight");
+    Context context(*trained, {text});
+    const Tensor slots_KD =
+        compressor->compress(context, {.seed = 1, .step = 0, .micro = 0, .training = true})
+            .memory.slots_BKD[0];
+    ASSERT_EQ(slots_KD.size(0), kChunks * 2);
+    for (int64_t c = 0; c < kChunks; ++c) {
+      weight.mutable_grad() = Tensor();
+      slots_KD.slice(0, 2 * c, 2 * c + 2).square().sum().backward({}, /*retain_graph=*/true);
+      const Tensor grad_V = weight.grad().abs().sum(1);
+      for (int64_t other = 0; other < kChunks; ++other) {
+        const bool own_block = other <= c && other >= c / 2 * 2;
+        // The first block of the second pass goes on from the last one of the first.
+        const bool before = passes == 2 && c < 2 && other >= kChunks - 2;
+        const bool reached =
+            grad_V.slice(0, 3 + other * kChunk, 3 + (other + 1) * kChunk).max().item<double>() > 0;
+        EXPECT_EQ(reached, own_block || before) << passes << " passes, chunk " << c << " to " << other;
+      }
+    }
+  }
+}
+
 TEST(Diffusion, RefusesAStateToContinue) {
   Context context(*small_backbone(), {random_tokens(8, 1)});
   expect_error(ErrorKind::kUsage, "needs the whole text", [&] {

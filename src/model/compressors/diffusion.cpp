@@ -12,7 +12,10 @@
 // KL(z || N(0, I)) = (d_z / 2) softplus(lam) is the channel's rate: noise level, compression level and rate
 // are one number. Nothing of the source reaches the decoder around z (lam itself is seen by the denoiser as
 // its condition). Chunks are read in order and G is carried; with P > 1 the whole source is read P times at
-// falling noise.
+// falling noise. Gradients run back through G over blocks of tbptt_chunks = n chunks, as truncated
+// back-propagation usually does: chunk c reaches chunks floor(c / n) n to c, so the first chunk of a block
+// reaches none before it (a window that slides with c would take n runs of every chunk). The first block of
+// a pass reaches the last one of the pass before.
 #include "model/compressors/diffusion.h"
 
 #include <algorithm>
@@ -207,8 +210,8 @@ Tensor Diffusion::read_passes(std::vector<Piece>& pieces, int64_t batch, const R
   for (int64_t pass = 1; pass <= config_.passes; ++pass) {
     for (size_t c = 0; c < pieces.size(); ++c) {
       Piece& piece = pieces[c];
-      const bool cut_here = pieces.size() > 1 && static_cast<int64_t>(c) % config_.tbptt_chunks == 0;
-      if (state.defined() && cut_here && (c > 0 || pass > 1)) state = state.detach();
+      const bool cut_here = c > 0 && static_cast<int64_t>(c) % config_.tbptt_chunks == 0;
+      if (state.defined() && cut_here) state = state.detach();
       piece.carried = state;
       piece.reversed = reverse(piece, pass, state, run);
       state = piece.reversed.state_BMD;
