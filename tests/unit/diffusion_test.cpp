@@ -275,6 +275,45 @@ TEST(Diffusion, GradientsRunBackOverBlocksOfChunks) {
   }
 }
 
+/// All latents of a sample have the room of its lowest, whichever chunk that is in.
+TEST(Diffusion, LevelTrainingLowersAllChunksOfASampleTogether) {
+  const std::string keys = ", chunk: 4, state: 0, layers: embedding";  // a latent a chunk
+  const auto lowered = method(keys), plain = method(keys + ", level_train: false");
+  const auto differ = [&] {
+    double most = 0;
+    for (int64_t step = 0; step < 8; ++step)
+      most = std::max(most, worst(slots_of(compress(*lowered, {random_tokens(40, 1)}, true, step).memory),
+                                  slots_of(compress(*plain, {random_tokens(40, 1)}, true, step).memory)));
+    return most;
+  };
+  EXPECT_GT(differ(), 1e-3);
+  for (const auto& compressor : {lowered, plain}) {  // every latent at the top or at the floor
+    const at::NoGradGuard no_grad;
+    Tensor level = compressor->named_parameters()["level_weight"];
+    level.copy_(1000 * testing::random_tensor(level.sizes(), 1));
+  }
+  const double mean = compress(*plain, {random_tokens(40, 1)}).aux.at("lam_mean").item<double>();
+  ASSERT_GT(mean, lowest_log_snr(0.5, 4, 16) + 0.5);
+  ASSERT_LT(mean, 7.5);
+  EXPECT_LT(differ(), 1e-4) << "a latent at the floor leaves the others no room";
+}
+
+TEST(Diffusion, DenoisesASampleAtOneLevelWhereAsked) {
+  for (const bool common : {true, false}) {
+    const auto compressor = method(common ? ", dn_per_latent_t: false, chunk: 16" : ", chunk: 16");
+    stir(*compressor, 0.3);
+    for (int64_t step = 0; step < 16; ++step) {
+      const Terms aux = compress(*compressor, {random_tokens(75, 1)}, true, step).aux;
+      int64_t drawn = 0;
+      for (int i = 0; i < 10; ++i) drawn += aux.at("explained_" + std::to_string(i)).isfinite().item<bool>();
+      if (common)
+        EXPECT_EQ(drawn, 1) << step;
+      else
+        EXPECT_GT(drawn, 1) << step;
+    }
+  }
+}
+
 TEST(Diffusion, RefusesAStateToContinue) {
   Context context(*small_backbone(), {random_tokens(8, 1)});
   expect_error(ErrorKind::kUsage, "needs the whole text", [&] {

@@ -110,8 +110,12 @@ Compressed Diffusion::compress(Context& context, const StepKey& key, const State
   const RowNoise noise(context, key.training ? key : at_rest);
   const Needs needed = needs();
   const Tensor mixed_PD = mix_->forward(context.hidden(needed.hidden, needed.layers));
-  const Run run{key, noise, config_.channel != "none" && (key.training || config_.infer_noise == "seeded"),
-                slices_of(context, config_.chunk)};
+  Run run{.key = key,
+          .noise = noise,
+          .noisy = config_.channel != "none" && (key.training || config_.infer_noise == "seeded"),
+          .chunks = slices_of(context, config_.chunk),
+          .lowered_B = {},
+          .denoise_B1 = {}};
 
   std::vector<Piece> pieces;
   for (int64_t c = 0; c < run.chunks; ++c) {
@@ -122,12 +126,15 @@ Compressed Diffusion::compress(Context& context, const StepKey& key, const State
       const Tensor asked = at::full_like(piece.encoded.log_snr_BK, static_cast<double>(*config_.infer_level));
       piece.encoded.log_snr_BK = schedule_.log_snr(asked / static_cast<double>(kScheduleSteps));
     }
-    piece.views = views(piece.encoded, run, c);
     pieces.push_back(std::move(piece));
   }
+  if (key.training && config_.level_train && config_.channel == "vp") run.lowered_B = lowered(pieces, noise);
+  for (Piece& piece : pieces) piece.views = views(piece.encoded, run, piece.chunk.index);
   const Tensor state = read_passes(pieces, context.batch(), run);
 
   Ledger ledger;
+  if (key.training && config_.denoise && !config_.dn_per_latent_t)
+    run.denoise_B1 = denoise_level(pieces, run);
   for (const Piece& piece : pieces) {
     account(ledger, piece.encoded, piece.chunk);
     if (!key.training) continue;
@@ -174,6 +181,17 @@ Diffusion::Encoded Diffusion::encode(const TextSlice& chunk) const {
   return encoded;
 }
 
+Tensor Diffusion::lowered(const std::vector<Piece>& pieces, const RowNoise& noise) const {
+  const Tensor coins = noise.uniform("diffusion.level", 2);
+  const Tensor share_B = coins.select(1, 1) * coins.select(1, 0).lt(0.5).to(at::kFloat);
+  Tensor room_B;
+  for (const Piece& piece : pieces) {
+    const Tensor here_B = level_room(piece.encoded.log_snr_BK, piece.encoded.latents().mask, lowest_);
+    room_B = room_B.defined() ? at::minimum(room_B, here_B) : here_B;
+  }
+  return room_B.defined() ? share_B * room_B : room_B;
+}
+
 PassView Diffusion::through_channel(const Encoded& encoded, const Run& run, int64_t chunk) const {
   const std::string stream = "diffusion.channel/" + std::to_string(chunk);
   const Tensor& mask = encoded.latents().mask;
@@ -183,11 +201,7 @@ PassView Diffusion::through_channel(const Encoded& encoded, const Run& run, int6
     return {noise.defined() ? encoded.clean_BKZ + noise : encoded.clean_BKZ, encoded.log_snr_BK, mask};
   }
   Tensor log_snr_BK = encoded.log_snr_BK;
-  if (run.key.training && config_.level_train && config_.channel == "vp") {
-    const Tensor coins = run.noise.uniform("diffusion.level", 2);
-    const Tensor share_B = coins.select(1, 1) * coins.select(1, 0).lt(0.5).to(at::kFloat);
-    log_snr_BK = lower_levels(log_snr_BK, mask, share_B, lowest_);
-  }
+  if (run.lowered_B.defined()) log_snr_BK = log_snr_BK - run.lowered_B.unsqueeze(1);
   return {diffuse(encoded.clean_BKZ, encoded.levels(log_snr_BK), eps), log_snr_BK, mask};
 }
 
