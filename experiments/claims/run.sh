@@ -94,13 +94,17 @@ for stage in "${stages[@]}"; do
       done ;;
     bits) bits recall diffusion_binding; bits tiny diffusion_tiny ;;
     growth) # stored vectors against tokens, from the memories themselves
-      mkdir -p "$out/growth"
+      # Longer than this base's window (256), which is refused. Vectors are counted here and nothing is answered from them: a
+      # copy of the base that says it reads further will do.
+      mkdir -p "$out/growth/base"
+      cp models/key-values/* "$out/growth/base/"
+      sed 's/"max_position_embeddings": 256/"max_position_embeddings": 1024/' models/key-values/config.json > "$out/growth/base/config.json"
       for slots in log latents state_only; do
         for tokens in 12 24 36 48 84 96 180 192 372 384 756 768; do # 2^k - 1 and 2^k chunks: most and fewest blocks
           memory=$out/growth/$slots-$tokens
           [ -e "$memory.json" ] && continue
           awk -v pairs=$((tokens / 2)) 'BEGIN { for (i = 0; i < pairs; ++i) printf i % 2 ? " Anna Rome" : " Boris Oslo" }' > "$memory.txt"
-          "$bin/ctxc-run" compress --checkpoint "$out/age/$slots/1" --text "$memory.txt" --max-tokens 0 --overwrite \
+          "$bin/ctxc-run" compress --checkpoint "$out/age/$slots/1" --model "$out/growth/base" --text "$memory.txt" --max-tokens 0 --overwrite \
             --out "$memory.safetensors" --json > "$memory.part"
           mv "$memory.part" "$memory.json"
         done

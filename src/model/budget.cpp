@@ -16,4 +16,14 @@ void check_budget(const Memory& memory, const std::vector<int64_t>& lengths, int
   }
 }
 
+void check_window(int64_t tokens, int64_t beside, const LlamaConfig& backbone) {
+  CTXC_CHECK(
+      tokens + beside <= backbone.max_position, ErrorKind::kInput,
+      "lower data.context_tokens (ctxc-run: --max-tokens), or use the method progressive, which reads a "
+      "text slice by slice",
+      "context: longer than the window of the base, which reads it in one pass (found {} tokens{}, "
+      "expected at most {})",
+      tokens, beside > 0 ? fmt::format(" and {} of the method", beside) : "", backbone.max_position);
+}
+
 }  // namespace ctxc

@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "model/budget.h"
 #include "model/compressor.h"
 #include "model/device.h"
 #include "model/hidden_cache.h"
@@ -49,6 +50,9 @@ std::vector<Tensor> Context::hidden(const std::vector<int64_t>& indices, int64_t
   if (layers != cached_layers_ || piece != cached_piece_) cache_.clear();
   cached_layers_ = layers;
   cached_piece_ = piece;
+  // Embeddings know no position.
+  if (piece == 0 && std::any_of(indices.begin(), indices.end(), [](int64_t index) { return index > 0; }))
+    for (const int64_t length : lengths_) check_window(length, 0, backbone_.config());
   HiddenRequest request{.indices = {}, .layers = layers, .piece = piece};
   for (int64_t index : indices)
     if (!cache_.count(index) &&

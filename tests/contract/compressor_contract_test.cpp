@@ -13,6 +13,7 @@
 #include "model/weights.h"
 #include "small_adam.h"
 #include "testing.h"
+#include "throws.h"
 
 namespace ctxc {
 namespace {
@@ -207,6 +208,25 @@ TEST_P(CompressorContract, TheRatioIsReal) {
   for (int64_t tokens = 0; tokens <= 200; ++tokens)
     EXPECT_LE(method->slots_for(tokens), (tokens + method->ratio() - 1) / method->ratio()) << tokens;
   check_budget(compress(*method).memory, {37, 5, 16}, method->ratio());
+}
+
+/// What reads a row in one pass of the base must not read beyond where that base was trained to.
+TEST_P(CompressorContract, ReadsWithinTheWindowOfTheBase) {
+  const auto method = make();
+  const Needs needs = method->needs();
+  bool reads = needs.lora || needs.kv;
+  for (const int64_t index : needs.hidden) reads = reads || index > 0;  // embeddings know no position
+  const int64_t window = backbone_->config().max_position;
+  Context within(*backbone_, {random_tokens(window / 2, 1)}),
+      beyond(*backbone_, {random_tokens(window / 2, 1), random_tokens(window + 1, 2)});
+  const at::NoGradGuard no_grad;
+  StepKey key = batch_.key;
+  key.training = false;
+  method->compress(within, key);
+  if (reads && method->stream_tokens() == 0)
+    testing::expect_error(ErrorKind::kInput, "found 513 tokens", [&] { method->compress(beyond, key); });
+  else
+    method->compress(beyond, key);
 }
 
 TEST_P(CompressorContract, SameKeySameBits) {

@@ -237,6 +237,84 @@ TEST(Diffusion, ASecondPassKnowsTheWholeText) {
 /// With the channel shut (abar so small that only noise is left) nothing of the source may come through: the
 /// slots of two sources with the same masks are the same bits. Fails as soon as somebody adds a way around
 /// the channel.
+/// Back-propagation is cut into blocks of tbptt_chunks: what the slots of each chunk reach.
+TEST(Diffusion, GradientsRunBackOverBlocksOfChunks) {
+  constexpr int64_t kChunk = 8, kChunks = 6;
+  Tokens text;  // every token once
+  for (int64_t i = 0; i < kChunk * kChunks; ++i) text.push_back(static_cast<TokenId>(3 + i));
+  for (const int64_t passes : {1, 2}) {
+    const auto compressor =
+        method(", chunk: 8, layers: embedding, level_train: false, passes: " + std::to_string(passes));
+    stir(*compressor);
+    const auto trained = Backbone::random(testing::tiny_llama(), 3, {.trainable = true});
+    const Tensor weight = trained->weights().at("model.embed_tokens.weight");
+    Context context(*trained, {text});
+    const Tensor slots_KD =
+        compressor->compress(context, {.seed = 1, .step = 0, .micro = 0, .training = true})
+            .memory.slots_BKD[0];
+    ASSERT_EQ(slots_KD.size(0), kChunks * 2);
+    for (int64_t c = 0; c < kChunks; ++c) {
+      weight.mutable_grad() = Tensor();
+      slots_KD.slice(0, 2 * c, 2 * c + 2).square().sum().backward({}, /*retain_graph=*/true);
+      const Tensor grad_V = weight.grad().abs().sum(1);
+      for (int64_t other = 0; other < kChunks; ++other) {
+        const bool own_block = other <= c && other >= c / 2 * 2;
+        // The first block of the second pass goes on from the last one of the first.
+        const bool before = passes == 2 && c < 2 && other >= kChunks - 2;
+        const bool reached =
+            grad_V.slice(0, 3 + other * kChunk, 3 + (other + 1) * kChunk).max().item<double>() > 0;
+        EXPECT_EQ(reached, own_block || before) << passes << " passes, chunk " << c << " to " << other;
+      }
+    }
+  }
+}
+
+/// All latents of a sample have the room of its lowest, whichever chunk that is in.
+TEST(Diffusion, LevelTrainingLowersAllChunksOfASampleTogether) {
+  const std::string keys = ", chunk: 4, state: 0, layers: embedding";  // a latent a chunk
+  const auto lowered = method(keys), plain = method(keys + ", level_train: false");
+  const auto differ = [&] {
+    double most = 0;
+    for (int64_t step = 0; step < 8; ++step)
+      most = std::max(most, worst(slots_of(compress(*lowered, {random_tokens(40, 1)}, true, step).memory),
+                                  slots_of(compress(*plain, {random_tokens(40, 1)}, true, step).memory)));
+    return most;
+  };
+  EXPECT_GT(differ(), 1e-3);
+  for (const auto& compressor : {lowered, plain}) {  // every latent at the top or at the floor
+    const at::NoGradGuard no_grad;
+    Tensor level = compressor->named_parameters()["level_weight"];
+    level.copy_(1000 * testing::random_tensor(level.sizes(), 1));
+  }
+  const double mean = compress(*plain, {random_tokens(40, 1)}).aux.at("lam_mean").item<double>();
+  ASSERT_GT(mean, lowest_log_snr(0.5, 4, 16) + 0.5);
+  ASSERT_LT(mean, 7.5);
+  EXPECT_LT(differ(), 1e-4) << "a latent at the floor leaves the others no room";
+}
+
+TEST(Diffusion, DenoisesASampleAtOneLevelWhereAsked) {
+  for (const bool common : {true, false}) {
+    const auto compressor = method(common ? ", dn_per_latent_t: false, chunk: 16" : ", chunk: 16");
+    stir(*compressor, 0.3);
+    for (int64_t step = 0; step < 16; ++step) {
+      const Terms aux = compress(*compressor, {random_tokens(75, 1)}, true, step).aux;
+      int64_t drawn = 0;
+      for (int i = 0; i < 10; ++i) drawn += aux.at("explained_" + std::to_string(i)).isfinite().item<bool>();
+      if (common)
+        EXPECT_EQ(drawn, 1) << step;
+      else
+        EXPECT_GT(drawn, 1) << step;
+    }
+  }
+}
+
+TEST(Diffusion, RefusesAStateToContinue) {
+  Context context(*small_backbone(), {random_tokens(8, 1)});
+  expect_error(ErrorKind::kUsage, "needs the whole text", [&] {
+    method()->compress(context, {}, {{"tokens", at::zeros({1})}});
+  });
+}
+
 TEST(Diffusion, NothingGoesAroundTheChannel) {
   for (const char* more :
        {", denoiser: unet", ", denoiser: flat", ", start: gaussian, steps: 3", ", passes: 2",

@@ -302,7 +302,7 @@ TEST(Channel, LevelTrainingStaysAboveTheFloor) {
   const Tensor lam = at::tensor({3.0, -1.0, 2.0, -2.5}, at::kFloat).view({1, 4});
   const Tensor mask = at::arange(4).lt(3).view({1, 4});
   for (const double share : {0.0, 0.4, 0.999}) {
-    const Tensor lowered = lower_levels(lam, mask, at::full({1}, share, at::kFloat), -3);
+    const Tensor lowered = lam - (level_room(lam, mask, -3) * share).unsqueeze(1);
     EXPECT_GE(lowered.masked_select(mask).min().item<double>(), -3);
     EXPECT_NEAR((lam - lowered)[0][0].item<double>(), share * 2, 1e-6);  // the lowest real latent has room 2
   }

@@ -211,30 +211,48 @@ TEST(ProgressiveMemory, RefusesAStateItCannotContinue) {
   });
 }
 
-TEST(ProgressiveTraining, GradientsRunBackTwoSlicesThroughTheBuffer) {
-  const auto compressor = method(", keep: 1, layers: embedding, nce: false, recon: false");
-  const Tokens text = random_tokens(64, 1);
-  // The last slice's slots as a function of the mixed states: perturb the parameters that only slice c uses
-  // is not possible (weights are shared), so watch the embedding gradient of a base that trains.
+/// Which slices of a text vectors [first, last) of those that the decoder reads reach (from the end where
+/// negative or 0). Every token stands once, so that the gradient of its embedding tells the slice.
+std::vector<int64_t> reached(const std::string& keys, int64_t slices, int64_t first, int64_t last) {
+  constexpr int64_t kSlice = 12;
+  const auto compressor = method(", ratio: 3, chunk: 12, layers: embedding, nce: false, recon: false" + keys);
+  Tokens text;
+  for (int64_t i = 0; i < kSlice * slices; ++i) text.push_back(static_cast<TokenId>(3 + i));
   const auto trained = Backbone::random(testing::tiny_llama(), 3, {.trainable = true});
   Context context(*trained, {text});
-  const Memory memory =
-      compressor->compress(context, {.seed = 1, .step = 0, .micro = 0, .training = true}).memory;
-  memory.slots_BKD.square().sum().backward();
+  const Tensor slots_KD =
+      compressor->compress(context, {.seed = 1, .step = 0, .micro = 0, .training = true}).memory.slots_BKD[0];
+  const int64_t count = slots_KD.size(0);
+  slots_KD.slice(0, first < 0 ? count + first : first, last <= 0 ? count + last : last)
+      .square()
+      .sum()
+      .backward();
   const Tensor grad_V = trained->weights().at("model.embed_tokens.weight").grad().abs().sum(1);
-  const auto reached = [&](int64_t first, int64_t last) {
-    double most = 0;
-    for (int64_t i = first; i < last; ++i) {
-      const TokenId id = text[static_cast<size_t>(i)];
-      int64_t uses = 0;
-      for (const TokenId other : text) uses += other == id;
-      if (uses == 1) most = std::max(most, grad_V[id].item<double>());
-    }
-    return most;
-  };
-  EXPECT_GT(reached(48, 64), 0);
-  EXPECT_GT(reached(32, 48), 0) << "through U";
-  EXPECT_EQ(reached(0, 16), 0) << "beyond tbptt_chunks";
+  std::vector<int64_t> found;
+  for (int64_t i = 0; i < slices; ++i)
+    if (grad_V.slice(0, 3 + i * kSlice, 3 + (i + 1) * kSlice).max().item<double>() > 0) found.push_back(i);
+  return found;
+}
+
+/// Back-propagation is cut into blocks of tbptt_chunks slices.
+TEST(ProgressiveTraining, GradientsRunBackOverBlocksOfSlicesThroughTheBuffer) {
+  for (int64_t c = 1; c <= 5; ++c) {
+    const std::vector<int64_t> block = c % 2 == 1 ? std::vector{c - 1, c} : std::vector{c};
+    EXPECT_EQ(reached(", keep: 1", c + 1, -4, 0), block) << "slots of slice " << c;
+  }
+  EXPECT_EQ(reached(", keep: 1, tbptt_chunks: 3", 6, -4, 0), (std::vector<int64_t>{3, 4, 5}));
+}
+
+/// The second pass begins with the buffer of the first, and trains what made it.
+TEST(ProgressiveTraining, GradientsRunBackFromPassToPass) {
+  // Three slices: 3 vectors of the buffer, 3 that 6 slots were merged to; the first two are of slice 0.
+  EXPECT_EQ(reached(", passes: 2, state: 3", 3, 3, 5), (std::vector<int64_t>{0, 2}));
+  // One slice: nothing but the second pass reads what the buffer learnt in the first.
+  const auto compressor = method(", passes: 2, nce: false, recon: false");
+  compress(*compressor, {random_tokens(16, 1)}, true).memory.slots_BKD.square().sum().backward();
+  const Tensor grad = compressor->named_parameters()["buffer.gate.weight"].grad();
+  ASSERT_TRUE(grad.defined());
+  EXPECT_GT(grad.abs().max().item<double>(), 0);
 }
 
 TEST(ProgressiveTraining, StepsDrawTheirSlicesAndSometimesTheBufferAlone) {

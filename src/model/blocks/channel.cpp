@@ -53,10 +53,9 @@ Tensor channel_kl(const Tensor& clean_BKZ, const Tensor& log_snr) {
   return (log_snr.sigmoid() * (clean_BKZ.square() - 1) + at::softplus(log_snr)).sum(-1) / 2;
 }
 
-Tensor lower_levels(const Tensor& log_snr_BK, const Tensor& mask_BK, const Tensor& share_B, double lowest) {
-  const Tensor room_B = (log_snr_BK.detach().masked_fill(mask_BK.logical_not(), 1e4).amin(1) - lowest)
-                            .clamp(0, 2 * kLogSnrBound);
-  return log_snr_BK - (share_B * room_B).unsqueeze(1);
+Tensor level_room(const Tensor& log_snr_BK, const Tensor& mask_BK, double lowest) {
+  return (log_snr_BK.detach().masked_fill(mask_BK.logical_not(), 1e4).amin(1) - lowest)
+      .clamp(0, 2 * kLogSnrBound);
 }
 
 Tensor PassView::spread(const Tensor& per_group, int64_t group, int64_t latents) {

@@ -26,9 +26,9 @@ Tensor gaussian_kl(const Tensor& mean, const Tensor& log_variance);
 /// 1/2 sum_i [abar_i (z0_i^2 - 1) + softplus(lam_i)].
 Tensor channel_kl(const Tensor& clean_BKZ, const Tensor& log_snr);
 
-/// Level training: the log-SNRs of a row are lowered together by share_B (in [0, 1)) of the way from its
-/// lowest latent to `lowest`.
-Tensor lower_levels(const Tensor& log_snr_BK, const Tensor& mask_BK, const Tensor& share_B, double lowest);
+/// Level training lowers the log-SNRs of a sample together: the way from its lowest latent to `lowest`, [B],
+/// detached. Rows without latents give more than any level could be lowered by.
+Tensor level_room(const Tensor& log_snr_BK, const Tensor& mask_BK, double lowest);
 
 /// What one pass reads. With view_pool a vector stands for `group` neighbouring latents.
 struct PassView {

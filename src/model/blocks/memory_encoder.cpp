@@ -4,6 +4,7 @@
 
 #include "model/blocks/affine.h"
 #include "model/blocks/slot_head.h"
+#include "model/budget.h"
 #include "model/device.h"
 #include "model/layers.h"
 
@@ -105,6 +106,7 @@ Encoded MemoryEncoder::encode(Context& context, const StepKey& key, bool keep_kv
   encoded.position_BK = at::zeros({batch, widest}, at::kLong);
   for (int64_t row = 0; row < batch; ++row) {
     const int64_t length = context.lengths()[static_cast<size_t>(row)], slots = slots_for(length);
+    check_window(length, slots, backbone.config());
     const int64_t first = static_cast<int64_t>(positions.size()) + length;
     parts.push_back(embeds_PD.narrow(0, context.offsets()[static_cast<size_t>(row)], length));
     parts.push_back(memory_MD.narrow(0, 0, slots));

@@ -12,7 +12,10 @@
 // KL(z || N(0, I)) = (d_z / 2) softplus(lam) is the channel's rate: noise level, compression level and rate
 // are one number. Nothing of the source reaches the decoder around z (lam itself is seen by the denoiser as
 // its condition). Chunks are read in order and G is carried; with P > 1 the whole source is read P times at
-// falling noise.
+// falling noise. Gradients run back through G over blocks of tbptt_chunks = n chunks, as truncated
+// back-propagation usually does: chunk c reaches chunks floor(c / n) n to c, so the first chunk of a block
+// reaches none before it (a window that slides with c would take n runs of every chunk). The first block of
+// a pass reaches the last one of the pass before.
 #include "model/compressors/diffusion.h"
 
 #include <algorithm>
@@ -99,14 +102,20 @@ std::map<std::string, std::string> Diffusion::idle_parameters() const {
   return idle;
 }
 
-Compressed Diffusion::compress(Context& context, const StepKey& key, const State&) {
+Compressed Diffusion::compress(Context& context, const StepKey& key, const State& in) {
+  CTXC_CHECK(in.empty(), ErrorKind::kUsage, "give all of the text at once, or use the method progressive",
+             "diffusion: needs the whole text (found a state to continue)");
   const StepKey at_rest{
       .seed = static_cast<uint64_t>(config_.noise_seed), .step = 0, .micro = 0, .training = false};
   const RowNoise noise(context, key.training ? key : at_rest);
   const Needs needed = needs();
   const Tensor mixed_PD = mix_->forward(context.hidden(needed.hidden, needed.layers));
-  const Run run{key, noise, config_.channel != "none" && (key.training || config_.infer_noise == "seeded"),
-                slices_of(context, config_.chunk)};
+  Run run{.key = key,
+          .noise = noise,
+          .noisy = config_.channel != "none" && (key.training || config_.infer_noise == "seeded"),
+          .chunks = slices_of(context, config_.chunk),
+          .lowered_B = {},
+          .denoise_B1 = {}};
 
   std::vector<Piece> pieces;
   for (int64_t c = 0; c < run.chunks; ++c) {
@@ -117,12 +126,15 @@ Compressed Diffusion::compress(Context& context, const StepKey& key, const State
       const Tensor asked = at::full_like(piece.encoded.log_snr_BK, static_cast<double>(*config_.infer_level));
       piece.encoded.log_snr_BK = schedule_.log_snr(asked / static_cast<double>(kScheduleSteps));
     }
-    piece.views = views(piece.encoded, run, c);
     pieces.push_back(std::move(piece));
   }
+  if (key.training && config_.level_train && config_.channel == "vp") run.lowered_B = lowered(pieces, noise);
+  for (Piece& piece : pieces) piece.views = views(piece.encoded, run, piece.chunk.index);
   const Tensor state = read_passes(pieces, context.batch(), run);
 
   Ledger ledger;
+  if (key.training && config_.denoise && !config_.dn_per_latent_t)
+    run.denoise_B1 = denoise_level(pieces, run);
   for (const Piece& piece : pieces) {
     account(ledger, piece.encoded, piece.chunk);
     if (!key.training) continue;
@@ -169,6 +181,17 @@ Diffusion::Encoded Diffusion::encode(const TextSlice& chunk) const {
   return encoded;
 }
 
+Tensor Diffusion::lowered(const std::vector<Piece>& pieces, const RowNoise& noise) const {
+  const Tensor coins = noise.uniform("diffusion.level", 2);
+  const Tensor share_B = coins.select(1, 1) * coins.select(1, 0).lt(0.5).to(at::kFloat);
+  Tensor room_B;
+  for (const Piece& piece : pieces) {
+    const Tensor here_B = level_room(piece.encoded.log_snr_BK, piece.encoded.latents().mask, lowest_);
+    room_B = room_B.defined() ? at::minimum(room_B, here_B) : here_B;
+  }
+  return room_B.defined() ? share_B * room_B : room_B;
+}
+
 PassView Diffusion::through_channel(const Encoded& encoded, const Run& run, int64_t chunk) const {
   const std::string stream = "diffusion.channel/" + std::to_string(chunk);
   const Tensor& mask = encoded.latents().mask;
@@ -178,11 +201,7 @@ PassView Diffusion::through_channel(const Encoded& encoded, const Run& run, int6
     return {noise.defined() ? encoded.clean_BKZ + noise : encoded.clean_BKZ, encoded.log_snr_BK, mask};
   }
   Tensor log_snr_BK = encoded.log_snr_BK;
-  if (run.key.training && config_.level_train && config_.channel == "vp") {
-    const Tensor coins = run.noise.uniform("diffusion.level", 2);
-    const Tensor share_B = coins.select(1, 1) * coins.select(1, 0).lt(0.5).to(at::kFloat);
-    log_snr_BK = lower_levels(log_snr_BK, mask, share_B, lowest_);
-  }
+  if (run.lowered_B.defined()) log_snr_BK = log_snr_BK - run.lowered_B.unsqueeze(1);
   return {diffuse(encoded.clean_BKZ, encoded.levels(log_snr_BK), eps), log_snr_BK, mask};
 }
 
@@ -205,8 +224,8 @@ Tensor Diffusion::read_passes(std::vector<Piece>& pieces, int64_t batch, const R
   for (int64_t pass = 1; pass <= config_.passes; ++pass) {
     for (size_t c = 0; c < pieces.size(); ++c) {
       Piece& piece = pieces[c];
-      const bool cut_here = pieces.size() > 1 && static_cast<int64_t>(c) % config_.tbptt_chunks == 0;
-      if (state.defined() && cut_here && (c > 0 || pass > 1)) state = state.detach();
+      const bool cut_here = c > 0 && static_cast<int64_t>(c) % config_.tbptt_chunks == 0;
+      if (state.defined() && cut_here) state = state.detach();
       piece.carried = state;
       piece.reversed = reverse(piece, pass, state, run);
       state = piece.reversed.state_BMD;

@@ -69,6 +69,8 @@ class Diffusion : public Compressor {
     const RowNoise& noise;
     bool noisy;
     int64_t chunks;
+    Tensor lowered_B;   ///< level training: what every log-SNR of a sample is lowered by; else undefined
+    Tensor denoise_B1;  ///< dn_per_latent_t: false: the level of a sample; else undefined
   };
 
   /// All of one chunk.
@@ -83,6 +85,7 @@ class Diffusion : public Compressor {
   TextSlice cut(const Context& context, const Tensor& mixed_PD, int64_t index) const;
   Encoded encode(const TextSlice& chunk) const;
   Tensor log_snr(const Tensor& top_BKD) const;
+  Tensor lowered(const std::vector<Piece>& pieces, const RowNoise& noise) const;
   PassView through_channel(const Encoded& encoded, const Run& run, int64_t chunk) const;
   std::vector<PassView> views(const Encoded& encoded, const Run& run, int64_t chunk) const;
   /// Every pass over all chunks in order, the state carried on.
@@ -97,6 +100,8 @@ class Diffusion : public Compressor {
   void add_recon(Ledger& ledger, const Piece& piece) const;
   void add_position(Ledger& ledger, const Piece& piece) const;
   void add_denoise(Ledger& ledger, const Piece& piece, const Run& run) const;
+  Tensor visited_up_to(const Piece& piece) const;
+  Tensor denoise_level(const std::vector<Piece>& pieces, const Run& run) const;
   Tensor denoise_levels(const Piece& piece, const Run& run) const;
   Terms terms(const Ledger& ledger, const Run& run, int64_t slots);
   Tensor kl_term(const Ledger& ledger, int64_t step) const;

@@ -68,7 +68,8 @@ void describe_denoiser(DiffusionConfig& c, Fields& f) {
   f("steps", c.steps, "J: sampling steps; 0 = scaled latent, denoiser applied once").min(0).max(50);
   f("passes", c.passes, "P: readings of the whole source at falling noise").min(1).max(8);
   f("state", c.state, "M: vectors of the integration state; 0 = none").min(0);
-  f("tbptt_chunks", c.tbptt_chunks, "chunks the gradient runs back through the state").min(1);
+  f("tbptt_chunks", c.tbptt_chunks, "chunks of a block within which the gradient runs back through the state")
+      .min(1);
   f("view_pool", c.view_pool, "earlier passes also see pooled latents; null = with passes > 1");
   f("skip_bypass", c.skip_bypass, "ablation: a connection around the channel; rates mean nothing then");
   f.section("noise", c.noise, "the noise in the position code");

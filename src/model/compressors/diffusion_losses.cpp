@@ -5,7 +5,8 @@
 //            initial rate to rho_target over kl_ramp.   beta: mean_k R_k / d_z, times a ramp from 0 to 1
 //   agg      -(1 / d_z) ln det Cov(z) blocks/latent_moments denoise  mean ||F_v - v||^2 / d_z at levels of
 //   which half are those the sampler visits (U(0, s_start]) and half
-//            U(0, 1]; z0 detached; self-conditioning with probability 0.5
+//            U(0, 1]; z0 detached; self-conditioning with probability 0.5. dn_per_latent_t: false: one level
+//            for a whole sample, s_start then of its latent that starts highest
 //   recon    1 - cos(up path of zhat0, x), x detached: training only
 //   position squared error of (pbar_k - pbar_{k-1}) / r from the clean estimates of two neighbours, at every
 //   step
@@ -40,6 +41,15 @@ Tensor scalar(double value, const Tensor& like) {
   return at::full({}, value, like.options().dtype(at::kFloat).requires_grad(false));
 }
 
+/// Half of the levels uniform in (0, start], half in (0, 1].
+Tensor draw_levels(const RowNoise& noise, const std::string& which, const Tensor& start) {
+  // uniform() is in [0, 1); a level of 0 holds no noise to predict.
+  const Tensor level = 1 - noise.uniform("diffusion.denoise.level/" + which, start.size(1));
+  const Tensor visited =
+      noise.uniform("diffusion.denoise.visited/" + which, start.size(1)).lt(0.5).to(at::kFloat);
+  return level * (visited * start + (1 - visited));
+}
+
 }  // namespace
 
 void Diffusion::account(Ledger& ledger, const Encoded& encoded, const TextSlice& chunk) const {
@@ -67,17 +77,28 @@ void Diffusion::account(Ledger& ledger, const Encoded& encoded, const TextSlice&
   ledger.log_snrs.push_back(pick(encoded.log_snr_BK));
 }
 
+/// s_start of the latents: the sampler visits levels up to there.
+Tensor Diffusion::visited_up_to(const Piece& piece) const {
+  const Tensor& log_snr_BK = piece.views.back().log_snr_BK;
+  return config_.start == "gaussian" ? at::ones_like(log_snr_BK) : schedule_.level(log_snr_BK.detach());
+}
+
+/// One level for all of a sample [B, 1]: half of them among those that one of its latents visits.
+Tensor Diffusion::denoise_level(const std::vector<Piece>& pieces, const Run& run) const {
+  Tensor start_B1;
+  for (const Piece& piece : pieces) {
+    const Tensor real = piece.views.back().mask_BK;
+    const Tensor here_B1 = visited_up_to(piece).masked_fill(real.logical_not(), 0).amax(1, true);
+    start_B1 = start_B1.defined() ? at::maximum(start_B1, here_B1) : here_B1;
+  }
+  if (!start_B1.defined()) return {};
+  // A sample without latents draws somewhere, too: nothing of it counts.
+  return draw_levels(run.noise, "0", at::where(start_B1 > 0, start_B1, at::ones_like(start_B1)));
+}
+
 Tensor Diffusion::denoise_levels(const Piece& piece, const Run& run) const {
-  const std::string which = std::to_string(piece.chunk.index);
-  const PassView& last = piece.views.back();
-  const int64_t latents = last.mask_BK.size(1), draws = config_.dn_per_latent_t ? latents : 1;
-  // uniform() is in [0, 1); a level of 0 holds no noise to predict.
-  const Tensor level = 1 - run.noise.uniform("diffusion.denoise.level/" + which, draws);
-  const Tensor visited =
-      run.noise.uniform("diffusion.denoise.visited/" + which, draws).lt(0.5).to(at::kFloat);
-  const Tensor start = config_.start == "gaussian" ? at::ones_like(last.log_snr_BK)
-                                                   : schedule_.level(last.log_snr_BK.detach());
-  return (level * (visited * start + (1 - visited))).expand({-1, latents});
+  if (!config_.dn_per_latent_t) return run.denoise_B1.expand({-1, piece.views.back().mask_BK.size(1)});
+  return draw_levels(run.noise, std::to_string(piece.chunk.index), visited_up_to(piece));
 }
 
 void Diffusion::add_denoise(Ledger& ledger, const Piece& piece, const Run& run) const {

@@ -9,7 +9,10 @@
 //   slots = (W rms(y) + b) e_rms, buffer vectors = (W_u rms(U) + b_u) e_rms        blocks/slot_head
 // The decoder reads [head ; first M vectors of U ; slots], together at most ceil(N / r)
 // (blocks/slice_memory). With P passes the whole source is read P times, r 4^(P - p) tokens a
-// latent in pass p, and only the last pass gives slots: early slices then know late ones. Terms: recon = 1 -
+// latent in pass p, and only the last pass gives slots: early slices then know late ones. Gradients run back
+// through U over blocks of tbptt_chunks = n slices: slice c reaches slices floor(c / n) n to c, so the first
+// slice of a block reaches none before it (a window that slides with c would take n runs of every slice). The
+// first block of a pass reaches the last one of the pass before. Terms: recon = 1 -
 // cos(up path of y, x) over real tokens, x detached; nce = InfoNCE between latents and the mean middle-layer
 // states of their tokens (blocks/contrast). Auto-encoding through the decoder is the data's
 // (`data.train[].reconstruction`). Logged: vectors_read, ratio_effective, nce_negatives.
@@ -131,7 +134,7 @@ std::vector<Progressive::Piece> Progressive::read(const Context& context, const 
       Piece& piece = pieces[c];
       const TextSlice& slice = piece.slice;
       Tensor& buffer = memory.buffer_BMD;
-      const bool cut_here = static_cast<int64_t>(c) % config_.tbptt_chunks == 0 && (c > 0 || pass > 1);
+      const bool cut_here = c > 0 && static_cast<int64_t>(c) % config_.tbptt_chunks == 0;
       if (buffer_ && cut_here) buffer = buffer.detach();
       piece.down = down_->forward(slice.x_BND, slice.from_the_end(slice.tokens), slice.lengths,
                                   config_.ratio_of_pass(pass), buffer);

@@ -64,7 +64,9 @@ void describe_memory(ProgressiveConfig& c, Fields& f) {
 }
 
 void describe_training(ProgressiveConfig& c, Fields& f) {
-  f("tbptt_chunks", c.tbptt_chunks, "slices the gradient runs back through the buffer").min(1);
+  f("tbptt_chunks", c.tbptt_chunks,
+    "slices of a block within which the gradient runs back through the buffer")
+      .min(1);
   f("random_slices", c.random_slices,
     "training cuts a step's slices down to chunk / 1 .. chunk / this, so that the buffer learns no length; 1 "
     "= off")

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "model/blocks/bit_rows.h"
+#include "model/budget.h"
 #include "model/compressor.h"
 #include "model/memory_artifact.h"
 
@@ -51,6 +52,7 @@ class QuantizedKv : public Compressor {
     int64_t widest = 0;
     for (int64_t row = 0; row < context.batch(); ++row) {
       const auto at = static_cast<size_t>(row);
+      check_window(context.lengths()[at], head(), backbone.config());
       rows.push_back(read(backbone, ids_P.narrow(0, context.offsets()[at], context.lengths()[at]), stored));
       widest = std::max(widest, slots_for(context.lengths()[at]));
     }

@@ -102,6 +102,7 @@ class Sac : public Compressor {
     int64_t widest = 0;
     for (int64_t row = 0; row < batch; ++row) {
       const int64_t length = context.lengths()[static_cast<size_t>(row)];
+      check_window(length, 1, context.backbone().config());  // position 0 is left to what stands in front
       for (int64_t begin = 0; begin < length; begin += config_.chunk) {
         const int64_t size = std::min(config_.chunk, length - begin);
         find(context.offsets()[static_cast<size_t>(row)], begin, size, anchors);
