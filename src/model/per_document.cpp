@@ -45,7 +45,8 @@ void CompileRecipe::describe(Fields& f) {
   f("segments", segments, "parts know nothing of each other, or see the slots of those before them")
       .one_of({"independent", "chained"});
   f("warm_start", warm_start,
-    "run or checkpoint of a trained compressor of the same base, whose memory is the start, as large as it is: "
+    "run or checkpoint of a trained compressor of the same base, whose memory is the start, as large as it "
+    "is: "
     "slots (comprexit, diffusion) as buffers, keys and values (500x) for optimise: kv");
   f("storage", storage, "type of the artifact's numbers").one_of({"float32", "float16", "bfloat16", "int8"});
 }
