@@ -155,7 +155,7 @@ LoraArtifact ContextCompiler::lora() const {
   lora.info["format_version"] = 1;
   lora.info["method"] = config_.compressor.find("name")->scalar();
   lora.info["step"] = chosen_.step;
-  lora.info["header_token_ids"] = prompt_->head_ids();
+  lora.info["header_token_ids"] = inputs_.prompt().head_ids();
   lora.info["model"] = model_record(*backbone_);
   return lora;
 }

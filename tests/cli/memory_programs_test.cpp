@@ -8,6 +8,7 @@
 
 #include "core/file.h"
 #include "core/json.h"
+#include "core/safetensors.h"
 #include "core/text.h"
 #include "testing.h"
 
@@ -350,6 +351,44 @@ TEST_F(MemoryPrograms, AStreamOfAnyLengthIsTheWholeText) {
   expect_failure(run("ctxc-run", "compress --json --checkpoint " + at("passes") + " --stream --text " +
                                      at("long.txt") + " --out " + at("e.safetensors")),
                  2, "reads a text at once");
+}
+
+/// Slots of the methods with learnt latents, from a checkpoint to the adapter that PEFT reads: the numbers
+/// that compress wrote, header first.
+TEST_F(MemoryPrograms, SlotsOfDiffusionAndProgressiveAsAPromptOfPeft) {
+  for (const std::string method : {"diffusion", "progressive"}) {
+    const std::string config = (testing::root() / ("configs/" + method + "_tiny.yaml")).string();
+    const Result trained =
+        run("ctxc-train", config + " --quiet run.dir=" + at(method) + " backbone.path=" + base_ +
+                              " train.steps=1 train.batch=2 train.samples=0 data.valid=[]");
+    ASSERT_EQ(trained.code, 0) << trained.err;
+    const std::string memory = at(method + ".safetensors"), prompt = at(method + "-prompt");
+    const Json made = json_of(run("ctxc-run", "compress --json --checkpoint " + at(method) + " --text " +
+                                                  at("text.txt") + " --out " + memory));
+    const int64_t tokens = made.at("tokens"), slots = made.at("slots");
+    EXPECT_EQ(slots, (tokens + 3) / 4) << method;
+    const Result exported = run("ctxc-export", "--in " + memory + " --to peft-prompt --out " + prompt);
+    ASSERT_EQ(exported.code, 0) << exported.err;
+
+    const SafetensorsFile artifact(memory), adapter(prompt + "/adapter_model.safetensors");
+    const Json record = parse_json(artifact.metadata().at("ctxc"), "ctxc");
+    EXPECT_EQ(record.at("kind"), "embeds");
+    EXPECT_EQ(record.at("method"), method);
+    EXPECT_EQ(record.at("n_slots"), slots);
+    const int64_t header = record.at("n_header"), width = record.at("model").at("hidden_size");
+    EXPECT_EQ(header, 1);
+    const TensorView &written = artifact.tensors().at("embeds"),
+                     &read = adapter.tensors().at("prompt_embeddings");
+    EXPECT_EQ(read.shape, (std::vector<int64_t>{header + slots, width}));
+    EXPECT_EQ(read.shape, written.shape);
+    EXPECT_EQ(read.dtype, written.dtype);
+    EXPECT_TRUE(std::ranges::equal(read.bytes, written.bytes)) << method;
+    EXPECT_EQ(adapter.tensors().size(), 1u);
+    const Json prompted = parse_json(read_file(prompt + "/adapter_config.json"), "adapter_config.json");
+    EXPECT_EQ(prompted.at("peft_type"), "PROMPT_TUNING");
+    EXPECT_EQ(prompted.at("num_virtual_tokens"), header + slots);
+    EXPECT_EQ(prompted.at("token_dim"), width);
+  }
 }
 
 }  // namespace
