@@ -177,7 +177,9 @@ std::optional<StepRecord> Trainer::step() {
     Tensor loss;
     const Terms terms = forward(batch, loss);
     check_finite(terms, loss, ids);
-    (config_.train.gradient == "mean" ? loss * share : loss).backward();
+    // Empty contexts alone give no slots that anything could be learnt from.
+    if (batch.context_tokens() > 0 || loss.requires_grad())
+      (config_.train.gradient == "mean" ? loss * share : loss).backward();
     record.loss += share * loss.detach().item<double>();
     add_terms(record.terms, terms, share);
     record.context_tokens += batch.context_tokens();
