@@ -126,6 +126,28 @@ TEST(Trainer, GoesOnOverEmptyContexts) {
   }
 }
 
+TEST(Trainer, DecaysMapsAndNotTheVectorsThatReadingStartsFrom) {
+  const TempDir temp;
+  for (const auto& [method, terms, start, map] :
+       {std::tuple{kDiffusion, kDiffusionTerms, "compressor.denoiser.state.initial",
+                   "compressor.denoiser.state.gate.weight"},
+        {kProgressive, kProgressiveTerms, "compressor.buffer.initial", "compressor.buffer.gate.weight"}}) {
+    std::map<std::string, Tensor> trained[2];
+    for (const int decayed : {0, 1}) {
+      const std::string run = (temp / fmt::format("{}-{}", start, decayed)).string();
+      Trainer(tiny_config(run,
+                          {"train.steps=1", "train.samples=0", "train.valid_every=0", terms,
+                           fmt::format("train.weight_decay={}", decayed * 0.5)},
+                          method, false),
+              FolderUse::kNew)
+          .run();
+      trained[decayed] = newest_checkpoint(run)->trainable();
+    }
+    EXPECT_TRUE(at::equal(trained[0].at(start), trained[1].at(start))) << start;
+    EXPECT_FALSE(at::equal(trained[0].at(map), trained[1].at(map))) << map;
+  }
+}
+
 TEST(Trainer, MeasuresAnObjectiveWithoutWeightInValidationOnly) {
   const TempDir temp;
   const std::string run = (temp / "run").string();

@@ -107,6 +107,10 @@ std::map<std::string, std::string> Progressive::idle_parameters() const {
   return idle;
 }
 
+std::vector<std::string> Progressive::undecayed_parameters() const {
+  return buffer_ ? std::vector<std::string>{"buffer.initial"} : std::vector<std::string>{};
+}
+
 Progressive::Cut Progressive::cut_of(const StepKey& key) const {
   Cut cut{config_.chunk, rule()};
   if (!key.training) return cut;
