@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -123,6 +124,25 @@ TokenStream::Reader reader_of(const std::string& path, std::ifstream& file) {
   };
 }
 
+Tokens slice_of(const Tokens& tokens, int64_t first, int64_t count) {
+  const auto begin = tokens.begin() + first;
+  return {begin, begin + std::min(count, static_cast<int64_t>(tokens.size()) - first)};
+}
+
+/// The last `limit` tokens of a stream, in the memory of those; `found` = tokens of all of it.
+Tokens tail_of(TokenStream& stream, int64_t limit, int64_t part, int64_t& found) {
+  std::deque<TokenId> last;
+  for (Tokens some = stream.next(static_cast<size_t>(part)); !some.empty();
+       some = stream.next(static_cast<size_t>(part))) {
+    if (stop_requested()) throw Stopped{stop_signal()};
+    found += static_cast<int64_t>(some.size());
+    last.insert(last.end(), some.begin(), some.end());
+    if (const auto size = static_cast<int64_t>(last.size()); size > limit)
+      last.erase(last.begin(), last.begin() + (size - limit));
+  }
+  return {last.begin(), last.end()};
+}
+
 Compression compress_stream(const LoadedMethod& method, const Prompt& prompt, const std::string& path,
                             int64_t limit) {
   const int64_t part = kSlicesPerCall * method.compressor->stream_tokens();
@@ -136,15 +156,20 @@ Compression compress_stream(const LoadedMethod& method, const Prompt& prompt, co
   std::ifstream file;
   TokenStream stream(method.tokenizer, reader_of(path, file),
                      prompt.config().context_bos ? Tokens{*method.tokenizer.bos()} : Tokens{});
-  const int64_t size = path == "-" ? 0 : static_cast<int64_t>(std::filesystem::file_size(path));
-  Progress progress("compress", size);
+  // A pipe or device has no size that could be known: progress is then without a total.
+  const bool sized = path != "-" && std::filesystem::is_regular_file(path);
+  Progress progress("compress", sized ? static_cast<int64_t>(std::filesystem::file_size(path)) : 0);
   const Clock::time_point start = Clock::now();
   Compression result;
   Compressed last;
+  int64_t found = 0;
+  // Which tokens are the last ones is known at the end alone: these are kept until then.
+  const bool from_tail = limit > 0 && keeps_tail(method);
+  const Tokens tail = from_tail ? tail_of(stream, limit, part, found) : Tokens();
   while (limit == 0 || result.used < limit) {
     if (stop_requested()) throw Stopped{stop_signal()};  // nothing is written before the end
     const int64_t room = limit == 0 ? part : std::min(part, limit - result.used);
-    const Tokens ids = stream.next(static_cast<size_t>(room));
+    const Tokens ids = from_tail ? slice_of(tail, result.used, room) : stream.next(static_cast<size_t>(room));
     if (ids.empty()) break;
     result.used += static_cast<int64_t>(ids.size());
     Context context(*method.backbone, {ids});
@@ -160,9 +185,10 @@ Compression compress_stream(const LoadedMethod& method, const Prompt& prompt, co
   if (stream.cut_inside_a_word())
     log_warning("--stream: a stretch of more than a mebibyte without a space or line was cut inside a word");
   // Nobody counts what was not read.
-  result.truncated = !stream.next(1).empty();
-  if (!result.truncated) {
-    result.found = result.used;
+  const bool read_all = stream.next(1).empty();
+  result.truncated = !read_all || (from_tail && result.used < found);
+  if (read_all) {
+    result.found = from_tail ? found : result.used;
     result.sha256 = stream.sha256();
   }
   result.artifact =
@@ -196,6 +222,9 @@ int run_compress(const Cli& cli) {
   // Before the model is loaded, which takes longer.
   CTXC_CHECK(text_path == "-" || std::filesystem::exists(text_path), ErrorKind::kInput, "check the path",
              "{}: no such file", text_path);
+  CTXC_CHECK(!std::filesystem::is_directory(text_path), ErrorKind::kInput,
+             "name one text; - reads standard input", "{}: cannot be read (found a folder, expected a text)",
+             text_path);
   const LoadedMethod method = load_method(checkpoint, cli.get("model"));
   const Prompt prompt(method.prompt, method.tokenizer);
   const bool stream = cli.has("stream");

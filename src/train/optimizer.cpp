@@ -25,14 +25,19 @@ std::vector<Tensor> gradients(const NamedTensors& parameters) {
 }  // namespace
 
 AdamW::AdamW(NamedTensors parameters, AdamWOptions options)
-    : parameters_(std::move(parameters)), options_(options) {
+    : parameters_(std::move(parameters)), options_(std::move(options)) {
+  std::set<std::string> unknown = options_.undecayed;
   for (const auto& [name, parameter] : parameters_) {
     CTXC_CHECK(parameter.scalar_type() == at::kFloat, ErrorKind::kInternal, "",
                "optimizer: {} is not float32 (found {})", name, c10::toString(parameter.scalar_type()));
     exp_avg_.push_back(at::zeros_like(parameter, at::MemoryFormat::Contiguous).detach());
     exp_avg_sq_.push_back(at::zeros_like(parameter, at::MemoryFormat::Contiguous).detach());
     steps_.push_back(at::zeros({}, parameter.options().requires_grad(false)));
+    decayed_.push_back(parameter.dim() >= 2 && !options_.undecayed.count(name));
+    unknown.erase(name);
   }
+  CTXC_CHECK(unknown.empty(), ErrorKind::kInternal, "", "optimizer: no parameter to leave undecayed: {}",
+             fmt::join(unknown, ", "));
 }
 
 void AdamW::step(double lr) {
@@ -41,7 +46,7 @@ void AdamW::step(double lr) {
     std::vector<Tensor> values, grads, exp_avg, exp_avg_sq, steps;
     for (size_t i = 0; i < parameters_.size(); ++i) {
       const Tensor& parameter = parameters_[i].second;
-      if (!parameter.grad().defined() || (parameter.dim() >= 2) != decayed) continue;
+      if (!parameter.grad().defined() || decayed_[i] != decayed) continue;
       steps_[i].add_(1);
       values.push_back(parameter);
       grads.push_back(parameter.grad().contiguous());

@@ -6,6 +6,7 @@
 // name.
 #pragma once
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,12 +19,13 @@ using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
-  double weight_decay = 0;  ///< of tensors with two dimensions or more
+  double weight_decay = 0;               ///< of tensors with two dimensions or more
+  std::set<std::string> undecayed = {};  ///< names of those among them that are left alone
 };
 
 class AdamW {
  public:
-  /// `parameters`: float32 leaves with requires_grad.
+  /// `parameters`: float32 leaves with requires_grad. Error kInternal where `options` names others.
   AdamW(NamedTensors parameters, AdamWOptions options);
   const NamedTensors& parameters() const { return parameters_; }
   /// Updates every parameter that has a gradient.
@@ -38,6 +40,7 @@ class AdamW {
   NamedTensors parameters_;
   AdamWOptions options_;
   std::vector<Tensor> exp_avg_, exp_avg_sq_, steps_;
+  std::vector<bool> decayed_;
 };
 
 /// Euclidean norm over all gradients, float64; 0 without any.

@@ -104,7 +104,8 @@ void TrainSection::describe(Fields& f) {
   f("final_lr", final_lr, "share of the peak that the decay ends at").min(0).max(1);
   f("betas", betas, "AdamW: decay of the two moments").min(0).below(1);
   f("eps", eps, "AdamW: added to the denominator").above(0);
-  f("weight_decay", weight_decay, "AdamW: decoupled decay of matrices (norms and biases are left alone)")
+  f("weight_decay", weight_decay,
+    "AdamW: decoupled decay of matrices (norms, biases and states are left alone)")
       .min(0);
   f("clip", clip, "largest global gradient norm; 0 = no clipping").min(0);
   f("gradient", gradient, "of the micro-batches of a step; sum is the rule of the ComprExIT repository")

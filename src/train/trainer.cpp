@@ -7,6 +7,7 @@
 #include "core/stop.h"
 #include "core/text.h"
 #include "model/device.h"
+#include "model/undecayed.h"
 #include "train/precision.h"
 
 namespace ctxc {
@@ -17,8 +18,12 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-AdamWOptions adamw_options(const TrainSection& train) {
-  return {train.betas[0], train.betas[1], train.eps, train.weight_decay};
+AdamWOptions adamw_options(const TrainSection& train, const Compressor& compressor) {
+  AdamWOptions options{train.betas[0], train.betas[1], train.eps, train.weight_decay};
+  if (const auto* method = dynamic_cast<const NamesUndecayed*>(&compressor))
+    for (const std::string& name : method->undecayed_parameters())
+      options.undecayed.insert("compressor." + name);
+  return options;
 }
 
 LrSchedule lr_schedule(const TrainSection& train, int64_t steps) {
@@ -64,7 +69,7 @@ Trainer::Trainer(RunConfig config, FolderUse use)
       model_(build_training_model(config_, data_)),
       weights_(config_.objective_weights()),
       objectives_(make_objectives(weights_)),
-      optimizer_(model_.trainable, adamw_options(config_.train)),
+      optimizer_(model_.trainable, adamw_options(config_.train, *model_.compressor)),
       schedule_(lr_schedule(config_.train, data_.steps)),
       fingerprint_(data_.batches.fingerprint()) {
   set_deterministic(config_.train.deterministic);
@@ -177,7 +182,9 @@ std::optional<StepRecord> Trainer::step() {
     Tensor loss;
     const Terms terms = forward(batch, loss);
     check_finite(terms, loss, ids);
-    (config_.train.gradient == "mean" ? loss * share : loss).backward();
+    // Empty contexts alone give no slots that anything could be learnt from.
+    if (batch.context_tokens() > 0 || loss.requires_grad())
+      (config_.train.gradient == "mean" ? loss * share : loss).backward();
     record.loss += share * loss.detach().item<double>();
     add_terms(record.terms, terms, share);
     record.context_tokens += batch.context_tokens();

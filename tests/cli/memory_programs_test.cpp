@@ -1,8 +1,10 @@
 // Memories as a user makes and uses them: compile, inspect, ask, compose, export; and every bad input with
 // its exit code.
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -335,6 +337,16 @@ TEST_F(MemoryPrograms, AStreamOfAnyLengthIsTheWholeText) {
                                                " --out " + at("cut.safetensors")));
   EXPECT_EQ(cut.at("tokens"), 100);
   EXPECT_FALSE(cut.contains("source_tokens"));
+  // A pipe, whose size nobody knows.
+  ASSERT_EQ(mkfifo(at("pipe").c_str(), 0600), 0);
+  ASSERT_EQ(std::system(("cat " + at("long.txt") + " >" + at("pipe") + " &").c_str()), 0);
+  const Json piped = json_of(
+      run("ctxc-run", compress + " --stream --text " + at("pipe") + " --out " + at("pipe.safetensors")));
+  EXPECT_EQ(piped.at("tokens"), whole.at("tokens"));
+  for (const char* stream : {"", " --stream"})
+    expect_failure(
+        run("ctxc-run", compress + stream + " --text " + at(".") + " --out " + at("e.safetensors")), 3,
+        "found a folder");
 
   std::ofstream(dir_ / "empty.txt") << "";
   expect_failure(
@@ -389,6 +401,34 @@ TEST_F(MemoryPrograms, SlotsOfDiffusionAndProgressiveAsAPromptOfPeft) {
     EXPECT_EQ(prompted.at("num_virtual_tokens"), header + slots);
     EXPECT_EQ(prompted.at("token_dim"), width);
   }
+}
+
+TEST_F(MemoryPrograms, AStreamIsCutAsTrainingCut) {
+  const std::string config = (testing::root() / "configs/progressive_tiny.yaml").string();
+  ASSERT_EQ(
+      run("ctxc-train", config + " run.dir=" + at("run") + " backbone.path=" + base_ +
+                            " data.truncate=tail train.steps=1 train.batch=2 train.samples=0 data.valid=[]")
+          .code,
+      0);
+  std::ofstream text(dir_ / "long.txt");
+  for (int i = 0; i < 20; ++i) text << kText << " " << i << "\n";
+  text.close();
+  const auto compressed = [&](const std::string& more, const std::string& out) {
+    return json_of(run("ctxc-run", "compress --json --checkpoint " + at("run") + " --max-tokens 100 --text " +
+                                       at("long.txt") + " --out " + at(out) + more));
+  };
+  const Json whole = compressed("", "whole.safetensors"), streamed = compressed(" --stream", "s.safetensors");
+  EXPECT_EQ(whole.at("tokens"), 100);
+  for (const char* key : {"tokens", "source_tokens", "slots"})
+    EXPECT_EQ(streamed.at(key), whole.at(key)) << key;
+  // The tensors behind the header, in which only the seconds may differ.
+  const auto tensors = [&](const std::string& file) {
+    const std::string bytes = read_file(at(file));
+    uint64_t header = 0;
+    std::memcpy(&header, bytes.data(), sizeof(header));
+    return bytes.substr(8 + header);
+  };
+  EXPECT_TRUE(tensors("whole.safetensors") == tensors("s.safetensors"));
 }
 
 }  // namespace

@@ -229,6 +229,13 @@ TEST_P(CompressorContract, ReadsWithinTheWindowOfTheBase) {
     method->compress(beyond, key);
 }
 
+/// As a micro-batch of one row may be: no term of the loss is missing, and nothing is NaN.
+TEST_P(CompressorContract, AnEmptyContextAloneHasALoss) {
+  batch_.examples.resize(1);
+  batch_.examples[0].context.clear();
+  EXPECT_TRUE(loss(*make()).isfinite().item<bool>());
+}
+
 TEST_P(CompressorContract, SameKeySameBits) {
   const auto method = make();
   const Memory first = compress(*method).memory, second = compress(*method).memory;

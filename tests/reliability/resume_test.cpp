@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 
 #include "core/error.h"
 #include "core/stop.h"
@@ -96,6 +97,55 @@ TEST(Trainer, SumsGradientsOnlyWhenAsked) {
     return norm;
   };
   EXPECT_NEAR(norm_of("sum") / norm_of("mean"), 2, 1e-4);
+}
+
+constexpr const char* kDiffusion =
+    "{name: diffusion, chunk: 16, width: 32, heads: 2, latent_width: 16, state: 4, rho: 0.5}";
+constexpr const char* kProgressive = "{name: progressive, chunk: 16, width: 32, heads: 2, state: 4}";
+constexpr const char* kDiffusionTerms = "objective={ce: 1, kl: 1, agg: 0.01, denoise: 0.1, recon: 0.1}";
+constexpr const char* kProgressiveTerms = "objective={ce: 1, recon: 0.1, nce: 0.1}";
+
+TEST(Trainer, GoesOnOverEmptyContexts) {
+  const TempDir temp;
+  std::ofstream((temp / "rows.jsonl").string())
+      << R"({"context": "", "question": "Where?", "answers": ["Rome"]})"
+      << "\n"
+      << R"({"context": "Anna lives in Rome.", "question": "Who?", "answers": ["Anna"]})"
+      << "\n";
+  const std::string rows = fmt::format("[{{path: {}, format: qa_jsonl}}]", (temp / "rows.jsonl").string());
+  for (const auto& [method, terms] :
+       {std::pair{kDiffusion, kDiffusionTerms}, {kProgressive, kProgressiveTerms}}) {
+    const std::string run = (temp / (method == kDiffusion ? "diffusion" : "progressive")).string();
+    const RunConfig config =
+        tiny_config(run,
+                    {"data.train=" + rows, "data.valid=" + rows, "train.batch=1", "train.accumulate=1",
+                     "train.steps=4", "train.valid_every=2", "train.samples=0", terms},
+                    method, false);
+    EXPECT_EQ(Trainer(config, FolderUse::kNew).run().steps_done, 4);
+    EXPECT_EQ(losses_of(run).size(), 4U);
+  }
+}
+
+TEST(Trainer, DecaysMapsAndNotTheVectorsThatReadingStartsFrom) {
+  const TempDir temp;
+  for (const auto& [method, terms, start, map] :
+       {std::tuple{kDiffusion, kDiffusionTerms, "compressor.denoiser.state.initial",
+                   "compressor.denoiser.state.gate.weight"},
+        {kProgressive, kProgressiveTerms, "compressor.buffer.initial", "compressor.buffer.gate.weight"}}) {
+    std::map<std::string, Tensor> trained[2];
+    for (const int decayed : {0, 1}) {
+      const std::string run = (temp / fmt::format("{}-{}", start, decayed)).string();
+      Trainer(tiny_config(run,
+                          {"train.steps=1", "train.samples=0", "train.valid_every=0", terms,
+                           fmt::format("train.weight_decay={}", decayed * 0.5)},
+                          method, false),
+              FolderUse::kNew)
+          .run();
+      trained[decayed] = newest_checkpoint(run)->trainable();
+    }
+    EXPECT_TRUE(at::equal(trained[0].at(start), trained[1].at(start))) << start;
+    EXPECT_FALSE(at::equal(trained[0].at(map), trained[1].at(map))) << map;
+  }
 }
 
 TEST(Trainer, MeasuresAnObjectiveWithoutWeightInValidationOnly) {

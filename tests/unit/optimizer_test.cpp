@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "throws.h"
 
 namespace ctxc {
 namespace {
@@ -42,6 +43,22 @@ TEST(AdamW, FollowsItsDefinitionAndDecaysMatricesAlone) {
   }
   for (int i = 0; i < 4; ++i) EXPECT_NEAR(matrix.flatten()[i].item<double>(), expected[i].value, 1e-6);
   for (int i = 4; i < 6; ++i) EXPECT_NEAR(vector[i - 4].item<double>(), expected[i].value, 1e-6);
+}
+
+TEST(AdamW, LeavesNamedMatricesUndecayed) {
+  const AdamWOptions options{.weight_decay = 0.1, .undecayed = {"state"}};
+  Tensor matrix = leaf({1}, {1, 1}), state = leaf({1}, {1, 1});
+  AdamW optimizer({{"matrix", matrix}, {"state", state}}, options);
+  Reference decayed{1}, left{1};
+  (matrix + state).sum().backward();
+  optimizer.step(0.01);
+  decayed.step(1, 0.01, options, 0.1);
+  left.step(1, 0.01, options, 0);
+  EXPECT_NEAR(matrix.item<double>(), decayed.value, 1e-7);
+  EXPECT_NEAR(state.item<double>(), left.value, 1e-7);
+  testing::expect_error(ErrorKind::kInternal, "undecayed: state", [&] {
+    AdamW({{"matrix", matrix}}, options);
+  });
 }
 
 TEST(AdamW, LeavesWhatHasNoGradient) {

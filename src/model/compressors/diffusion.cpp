@@ -102,6 +102,10 @@ std::map<std::string, std::string> Diffusion::idle_parameters() const {
   return idle;
 }
 
+std::vector<std::string> Diffusion::undecayed_parameters() const {
+  return config_.state > 0 ? std::vector<std::string>{"denoiser.state.initial"} : std::vector<std::string>{};
+}
+
 Compressed Diffusion::compress(Context& context, const StepKey& key, const State& in) {
   CTXC_CHECK(in.empty(), ErrorKind::kUsage, "give all of the text at once, or use the method progressive",
              "diffusion: needs the whole text (found a state to continue)");

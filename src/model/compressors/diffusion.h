@@ -15,6 +15,7 @@
 #include "model/blocks/slot_head.h"
 #include "model/blocks/text_slice.h"
 #include "model/compressors/diffusion_config.h"
+#include "model/undecayed.h"
 
 namespace ctxc {
 
@@ -24,7 +25,7 @@ struct DiffusionLossParts {
   std::shared_ptr<Affine> distance;
 };
 
-class Diffusion : public Compressor {
+class Diffusion : public Compressor, public NamesUndecayed {
  public:
   using Config = DiffusionConfig;
   Diffusion(Config config, CompressorSetup setup);
@@ -34,6 +35,7 @@ class Diffusion : public Compressor {
   int64_t slots_for(int64_t tokens) const override { return rule().vectors_for(tokens, config_.chunk); }
   std::string config_yaml() const override { return dump_config(config_); }
   std::map<std::string, std::string> idle_parameters() const override;
+  std::vector<std::string> undecayed_parameters() const override;
   Compressed compress(Context& context, const StepKey& key, const State& in = {}) override;
 
  private:

@@ -195,8 +195,15 @@ void Diffusion::warn_of_collapse(bool collapsed) {
 }
 
 Terms Diffusion::terms(const Ledger& ledger, const Run& run, int64_t slots) {
-  if (ledger.latents == 0) return {};
   Terms terms;
+  if (ledger.latents == 0) {  // of empty contexts alone: every term is there, and asks for nothing
+    std::vector<const char*> names{"kl", "agg"};
+    if (run.key.training && config_.denoise) names.push_back("denoise");
+    if (run.key.training && config_.recon) names.push_back("recon");
+    if (run.key.training && config_.position) names.push_back("position");
+    for (const char* name : names) terms[name] = scalar(0, mix_->parameters().front());
+    return terms;
+  }
   terms["kl"] = kl_term(ledger, run.key.step);
   const Tensor rates = at::cat(ledger.rates), rate = rates.mean();
   const double per_token = ledger.latents / ledger.tokens;

@@ -107,6 +107,10 @@ std::map<std::string, std::string> Progressive::idle_parameters() const {
   return idle;
 }
 
+std::vector<std::string> Progressive::undecayed_parameters() const {
+  return buffer_ ? std::vector<std::string>{"buffer.initial"} : std::vector<std::string>{};
+}
+
 Progressive::Cut Progressive::cut_of(const StepKey& key) const {
   Cut cut{config_.chunk, rule()};
   if (!key.training) return cut;
@@ -168,8 +172,13 @@ Compressed Progressive::compress(Context& context, const StepKey& key, const Sta
   for (const int64_t read_so_far : memory.tokens()) tokens += static_cast<double>(read_so_far);
   result.aux["vectors_read"] = scalar(vectors, mixed_PD);
   result.aux["ratio_effective"] = scalar(tokens / std::max(vectors, 1.0), mixed_PD);
-  if (key.training && config_.recon) add_recon(result.aux, pieces);
+  // A batch of empty contexts alone has no pieces: its terms are there all the same, and ask for nothing.
+  if (key.training && config_.recon) {
+    result.aux["recon"] = scalar(0, mixed_PD);
+    add_recon(result.aux, pieces);
+  }
   if (key.training && config_.nce) {
+    result.aux["nce"] = result.aux["nce_negatives"] = scalar(0, mixed_PD);
     const auto middle = std::find(needed.hidden.begin(), needed.hidden.end(), setup_.backbone.num_layers / 2);
     add_contrast(result.aux, pieces, hidden[static_cast<size_t>(middle - needed.hidden.begin())],
                  cut.slice_tokens);

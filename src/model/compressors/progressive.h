@@ -11,10 +11,11 @@
 #include "model/blocks/slot_head.h"
 #include "model/blocks/text_slice.h"
 #include "model/compressors/progressive_config.h"
+#include "model/undecayed.h"
 
 namespace ctxc {
 
-class Progressive : public Compressor {
+class Progressive : public Compressor, public NamesUndecayed {
  public:
   using Config = ProgressiveConfig;
   Progressive(Config config, CompressorSetup setup);
@@ -25,6 +26,7 @@ class Progressive : public Compressor {
   int64_t stream_tokens() const override { return config_.passes == 1 ? config_.chunk : 0; }
   std::string config_yaml() const override { return dump_config(config_); }
   std::map<std::string, std::string> idle_parameters() const override;
+  std::vector<std::string> undecayed_parameters() const override;
   Compressed compress(Context& context, const StepKey& key, const State& in = {}) override;
 
  private:
