@@ -377,6 +377,7 @@ if __name__ == "__main__":
     print("### Training\n")
     trainings()
     several_seeds(against_references("squad", "SQuAD"), "SQuAD")
+    against_references("starts", "SQuAD before the first step")
     against_references("eight", "SQuAD at 8x", "-8x")
     against_references("sixteen", "SQuAD at 16x", "-16x")
     against_references("longer", "SQuAD, 600 steps", "-600")

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything behind README.md's tables. Goes on where it was interrupted; a finished run is not done again.
 #   CTXC_DATA=DATA experiments/diffusion-smollm2/run.sh [--out DIR] [STAGE…]      (no stage: all, in order)
-#   start       where slots start: validation before the first step
+#   start       where slots start: validation before the first step; for two of them also what is read behind their own and another
+#               passage's memory (after the stage references)
 #   plans       what a step of each costs in arithmetic, without training (--dry-run)
 #   methods     every compressor, seed 42, learning rate 1e-3
 #   rates       the same at 3e-4 and 3e-3
@@ -21,7 +22,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(start plans methods rates seeds references curriculum squad eight sixteen longer text sets spread seeded)
+stages=(references start plans methods rates seeds curriculum squad eight sixteen longer text sets spread seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -92,7 +93,9 @@ for stage in "${stages[@]}"; do
       for init in random pca pca_first; do train "start-$init" "compressor.init=$init" "${still[@]}"; done
       train start-pca_first-576 compressor.width=576 compressor.heads=9 compressor.latent_width=576 "${still[@]}"
       choose mean_pool
-      for start in none mean first; do train "start-mean_pool-$start" "compressor.start=$start" "${still[@]}"; done ;;
+      for start in none mean first; do train "start-mean_pool-$start" "compressor.start=$start" "${still[@]}"; done
+      "$bin/ctxc-eval" --checkpoint "$out/start-pca_first" --out "$out/starts" --benchmarks squad --limit "${LIMIT:-500}" "${asked[@]}" \
+        eval.max_new_tokens=1 --methods "$(measured start-mean_pool-first prompt-none-42-1e-3),$(foreign start-mean_pool-first)" > "$out/starts.md" ;;
     plans)
       mkdir -p "$out/plans"
       for name in "${compressors[@]}" "${references[@]/#/prompt-}"; do

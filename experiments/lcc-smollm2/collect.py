@@ -177,6 +177,27 @@ def course(out, stage, methods, plot=False):
         save_plot(str(here / "course.svg"), groups, xlabel="seconds of steps a context", ylabel="NLL of the probes, nats a token")
 
 
+def warm(out):
+    """Direct keys and values from two starts, on the contexts that both have."""
+    found = {}
+    for name in ("kv", "kv-warm"):
+        path = out / "main" / name / "contexts.jsonl"
+        if not path.exists():
+            return
+        found[name] = {line["context"]: line["metrics"] for line in lines(path)}
+    contexts = [context for context in found["kv"] if context in found["kv-warm"]]
+    if "--save" in sys.argv:
+        keep_metrics(found["kv-warm"], pathlib.Path("main") / "kv-warm", contexts, out)
+    print(f"## Direct keys and values from 500x's: {len(contexts)} contexts\n")
+    print("| start | untrained: KL on unseen queries | NLL of the probes | chosen state: KL | NLL | last: KL | NLL |")
+    print(f"|---|{'---:|' * 6}")
+    for name, shown in (("kv", "buffers at tokens of the text"), ("kv-warm", "500x's keys and values")):
+        metrics = [found[name][context] for context in contexts]
+        values = [mean(metrics, *place, key) for place in (("untrained",), (), ("last",)) for key in ("heldout_kl", "probe_nll")]
+        print(f"| {shown} | {' | '.join(f'{value:.3f}' for value in values)} |")
+    print()
+
+
 def sweep(out):
     """Learning rates on the contexts of stage sweep, as factors of the preset's."""
     path = out / "sweep" / "measured.jsonl"
@@ -194,20 +215,29 @@ def sweep(out):
     print()
 
 
-def save(out, stage, stem, rows, methods):
-    def write(path, values):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(value) + "\n" for value in values))
+KEPT = pathlib.Path(__file__).resolve().parent / "measured"
 
-    kept = pathlib.Path(__file__).resolve().parent / "measured"
-    if kept.resolve() == out.resolve():
+
+def write(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+
+
+def keep_metrics(found, folder, contexts, out):
+    """Numbers of the compiles of these contexts, {context: metrics}, without texts and paths."""
+    keys = ("steps", "seconds", "recon_token_acc", "chosen_step", "heldout_kl", "probe_nll", "untrained", "last")
+    if KEPT.resolve() != out.resolve():
+        write(KEPT / folder / "contexts.jsonl",
+              [{"context": context, "metrics": {key: found[context][key] for key in keys}} for context in contexts if context in found])
+
+
+def save(out, stage, stem, rows, methods):
+    if KEPT.resolve() == out.resolve():
         return
-    write(kept / stage / f"{stem}.jsonl", rows)
-    keys = ("steps", "seconds", "recon_token_acc", "chosen_step", "heldout_kl", "probe_nll", "last")
+    write(KEPT / stage / f"{stem}.jsonl", rows)
     for method in methods:
-        metrics = [(row["context"], compiles(out, stage, method, [row])) for row in rows]
-        write(kept / stage / method / "contexts.jsonl",
-              [{"context": context, "metrics": {key: found[0][key] for key in keys}} for context, found in metrics if found])
+        found = {row["context"]: compiles(out, stage, method, [row]) for row in rows}
+        keep_metrics({context: metrics[0] for context, metrics in found.items() if metrics}, pathlib.Path(stage) / method, list(found), out)
 
 
 def report(out, stage, path):
@@ -235,6 +265,7 @@ def report(out, stage, path):
 
 def main(out):
     sweep(out)
+    warm(out)
     course(out, "main", ("lora", "buffers", "kv"), plot=True)
     course(out, "ratios", ("lora-4x", "warm-4x", "lora-16x"))
     failed = [report(out, stage, path) for stage in STAGES for path in sorted((out / stage).glob("*.jsonl"))
