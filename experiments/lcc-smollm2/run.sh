@@ -20,6 +20,7 @@ steps="${STEPS:-150}" words="${WORDS:-170-200}"
 continuations=0                              # but for the runs whose name says so
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=passive
 here=experiments/lcc-smollm2
+mkdir -p "$out"
 
 # STAGE FILE COUNT [WORDS [QUESTIONS]]: draws the contexts of a stage.
 draw() {
