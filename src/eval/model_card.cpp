@@ -55,7 +55,7 @@ std::string question_words(const MemoryArtifact& memory, const CardPrompt& promp
                         json_or<Json>(info, "header_token_ids", Json::array(), "memory artifact").dump());
   text += fmt::format(
       "The query goes on at position {}, without a BOS of its own. For a question it is the ids of `{}`{}",
-      first_position(memory) + memory.rows(), question_expression(prompt),
+      memory.first() + memory.rows(), question_expression(prompt),
       prompt.config.split_question && question_expression(prompt).find(", ") != std::string::npos
           ? " (parts tokenised apart)"
           : "");
@@ -71,9 +71,17 @@ std::string question_words(const MemoryArtifact& memory, const CardPrompt& promp
 
 }  // namespace
 
-int64_t first_position(const MemoryArtifact& memory) {
-  if (!memory.info.contains("positions")) return 0;
-  return memory.info["positions"].value("first", int64_t{0});
+CardUse peft_use() {
+  return {.files = "adapter_config.json, adapter_model.safetensors",
+          .packages = "from peft import PeftModel\n",
+          .python = R"(
+model = PeftModel.from_pretrained(base, FOLDER).eval()
+out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **GREEDY)
+print(answer_text(out[0, ids.shape[1]:]))
+)",
+          .note =
+              "With transformers 5.24.0 `generate()` of PEFT 0.21.2 drops every prefix and prompt without an "
+              "error; with 4.57.3 / 0.17.1 and 5.23.0 / 0.21.2 it is right."};
 }
 
 std::string model_card(const MemoryArtifact& memory, const ExportRequest& request, const std::string& target,
@@ -86,9 +94,9 @@ std::string model_card(const MemoryArtifact& memory, const ExportRequest& reques
   rows.push_back({"kind", memory.kind});
   rows.push_back({"rows", fmt::format("{} ({} header, {} slots)", memory.rows(), memory.header(),
                                       memory.rows() - memory.header())});
-  if (first_position(memory) != 0)
-    rows.push_back({"positions", fmt::format("{} to {}", first_position(memory),
-                                             first_position(memory) + memory.rows() - 1)});
+  if (memory.first() != 0)
+    rows.push_back(
+        {"positions", fmt::format("{} to {}", memory.first(), memory.first() + memory.rows() - 1)});
   if (info.contains("context"))
     rows.push_back({"context tokens", value_text(info["context"].value("n_tokens", OrderedJson(0)))});
   if (info.contains("ratio")) rows.push_back({"ratio", value_text(info["ratio"])});

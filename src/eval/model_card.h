@@ -23,7 +23,7 @@ std::string model_card(const MemoryArtifact& memory, const ExportRequest& reques
 /// Of adapters: the script repeats the compile pass up to the slots' keys and values.
 std::string adapter_card(const LoraArtifact& lora, const ExportRequest& request, const std::string& target,
                          const CardUse& use);
-/// Position of the first row: 0, or the offset a memory was moved by.
-int64_t first_position(const MemoryArtifact& memory);
+/// Of a PEFT adapter whose rows stand at position 0.
+CardUse peft_use();
 
 }  // namespace ctxc

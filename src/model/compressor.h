@@ -117,6 +117,10 @@ class Compressor : public torch::nn::Module {
   virtual std::string config_yaml() const = 0;
   /// Parameters that cannot get a gradient, with the reason ("shift of a softmax").
   virtual std::map<std::string, std::string> idle_parameters() const { return {}; }
+  /// Parameters that weight decay leaves alone though they have two dimensions: vectors that a method starts
+  /// to read from (a state, a buffer) are values, not maps. Decay would pull them to zero, and a normalised
+  /// state to where its norm's gradient explodes.
+  virtual std::vector<std::string> undecayed_parameters() const { return {}; }
   /// Intermediate tensors of the last compress() when record(true) was called: for trace and pictures.
   virtual void record(bool on) { recording_ = on; }
   const std::map<std::string, Tensor>& recorded() const { return recorded_; }

@@ -25,6 +25,10 @@ struct MemoryArtifact {
   std::optional<Int8Rows> int8;  ///< what the file holds instead of k and v, which are then its values
   OrderedJson info;              ///< the `ctxc` JSON of the metadata
   int64_t rows() const;          ///< header and slots
+  /// Position of the first row: 0, or what moved_by() made of it.
+  int64_t first() const {
+    return info.contains("positions") ? info["positions"].value("first", int64_t{0}) : 0;
+  }
   int64_t header() const { return info.value("n_header", int64_t{0}); }
 };
 

@@ -130,11 +130,8 @@ MemoryArtifact moved_by(const MemoryArtifact& memory, int64_t offset) {
   const Tensor frequencies = recorded_frequencies(json_at<Json>(info, "model", "memory artifact"), "model");
   result.k_LGNE = shift_keys(memory.k_LGNE, at::full({memory.rows()}, offset, at::kLong), frequencies);
   result.int8.reset();
-  const int64_t first =
-      info.contains("positions")
-          ? json_at<int64_t>(json_at<Json>(info, "positions", "memory artifact"), "first", "memory artifact")
-          : 0;
-  result.info["positions"] = {{"first", first + offset}, {"count", memory.rows()}, {"rotated", true}};
+  result.info["positions"] = {
+      {"first", memory.first() + offset}, {"count", memory.rows()}, {"rotated", true}};
   return result;
 }
 

@@ -7,7 +7,6 @@
 #include "core/stop.h"
 #include "core/text.h"
 #include "model/device.h"
-#include "model/undecayed.h"
 #include "train/precision.h"
 
 namespace ctxc {
@@ -20,9 +19,8 @@ double seconds_since(Clock::time_point start) {
 
 AdamWOptions adamw_options(const TrainSection& train, const Compressor& compressor) {
   AdamWOptions options{train.betas[0], train.betas[1], train.eps, train.weight_decay};
-  if (const auto* method = dynamic_cast<const NamesUndecayed*>(&compressor))
-    for (const std::string& name : method->undecayed_parameters())
-      options.undecayed.insert("compressor." + name);
+  for (const std::string& name : compressor.undecayed_parameters())
+    options.undecayed.insert("compressor." + name);
   return options;
 }
 

@@ -74,7 +74,7 @@ def generate(model, query_ids, folder=FOLDER, attention_mask=None, front_ids=Non
 
 CardUse use_of(const MemoryArtifact& memory) {
   CardUse use{.files = "cache.safetensors, load_cache.py", .standard = "import sys\n"};
-  const int64_t first = first_position(memory);
+  const int64_t first = memory.first();
   use.python = R"(
 sys.path.insert(0, FOLDER)
 from load_cache import generate  # noqa: E402

@@ -23,35 +23,21 @@ Tensor prefix_rows(const MemoryArtifact& memory) {
   return both_LPGNE.permute({3, 0, 1, 2, 4}).reshape({memory.rows(), -1}).contiguous();
 }
 
-constexpr const char* kPython = R"(
-model = PeftModel.from_pretrained(base, FOLDER).eval()
-out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **GREEDY)
-print(answer_text(out[0, ids.shape[1]:]))
-)";
-constexpr const char* kNote =
-    "With transformers 5.24.0 `generate()` of PEFT 0.21.2 drops every prefix and prompt without an error; "
-    "with "
-    "4.57.3 / 0.17.1 and 5.23.0 / 0.21.2 it is right.";
-
 CardUse use_of(const MemoryArtifact& memory) {
-  CardUse use{.files = "adapter_config.json, adapter_model.safetensors"};
-  const int64_t first = first_position(memory);
-  if (first == 0) {
-    use.packages = "from peft import PeftModel\n";
-    use.python = kPython;
-    use.note = kNote;
-  } else {
-    // PEFT counts positions from 0 and takes no others.
-    use.note = fmt::format(
-        "The keys were moved by {0} positions and PEFT counts from 0, so alone this adapter is read wrongly: "
-        "it is the "
-        "second part of a joined adapter. Concatenate `prompt_embeddings` [rows, ...] of an adapter of "
-        "exactly {0} rows "
-        "and of this one, and set `num_virtual_tokens` to {1} (`compose_cartridge_adapters` of PEFT does so "
-        "for "
-        "CARTRIDGE).",
-        first, first + memory.rows());
-  }
+  CardUse use = peft_use();
+  const int64_t first = memory.first();
+  if (first == 0) return use;
+  // PEFT counts positions from 0 and takes no others.
+  use.packages = use.python = "";
+  use.note = fmt::format(
+      "The keys were moved by {0} positions and PEFT counts from 0, so alone this adapter is read wrongly: "
+      "it is "
+      "the second part of a joined adapter. Concatenate `prompt_embeddings` [rows, ...] of an adapter of "
+      "exactly "
+      "{0} rows and of this one, and set `num_virtual_tokens` to {1} (`compose_cartridge_adapters` of PEFT "
+      "does "
+      "so for CARTRIDGE).",
+      first, first + memory.rows());
   return use;
 }
 

@@ -16,16 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kPython = R"(
-model = PeftModel.from_pretrained(base, FOLDER).eval()
-out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **GREEDY)
-print(answer_text(out[0, ids.shape[1]:]))
-)";
-constexpr const char* kNote =
-    "With transformers 5.24.0 `generate()` of PEFT 0.21.2 drops every prefix and prompt without an error; "
-    "with "
-    "4.57.3 / 0.17.1 and 5.23.0 / 0.21.2 it is right.";
-
 void write_peft_prompt(const ExportRequest& request) {
   const MemoryArtifact memory = load_embeds(request.in, "peft-prompt");
   const Json info = memory.info;
@@ -52,11 +42,7 @@ void write_peft_prompt(const ExportRequest& request) {
   save_tensors((fs::path(request.out) / "adapter_model.safetensors").string(),
                {{"prompt_embeddings", embeds_ND}}, {{"format", "pt"}});
   write_file_atomic((fs::path(request.out) / "README.md").string(),
-                    model_card(memory, request, "peft-prompt",
-                               {.files = "adapter_config.json, adapter_model.safetensors",
-                                .packages = "from peft import PeftModel\n",
-                                .python = kPython,
-                                .note = kNote}));
+                    model_card(memory, request, "peft-prompt", peft_use()));
 }
 
 CTXC_REGISTER_EXPORTER(peft_prompt, "peft-prompt", true, write_peft_prompt,

@@ -58,7 +58,7 @@ CardUse use_of(const MemoryArtifact& memory) {
   if (memory.kind == "embeds")
     return {.files = "embeds.bin [N, D], embeds.json", .standard = "import json\n", .python = kEmbeds};
   CardUse use{.files = "k.bin and v.bin [layers, G, N, E], kv.json"};
-  const int64_t first = first_position(memory);
+  const int64_t first = memory.first();
   if (first == 0) {
     use.standard = "import inspect\nimport json\n";
     use.packages = "from transformers import DynamicCache\n";

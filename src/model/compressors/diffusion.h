@@ -15,7 +15,6 @@
 #include "model/blocks/slot_head.h"
 #include "model/blocks/text_slice.h"
 #include "model/compressors/diffusion_config.h"
-#include "model/undecayed.h"
 
 namespace ctxc {
 
@@ -25,7 +24,7 @@ struct DiffusionLossParts {
   std::shared_ptr<Affine> distance;
 };
 
-class Diffusion : public Compressor, public NamesUndecayed {
+class Diffusion : public Compressor {
  public:
   using Config = DiffusionConfig;
   Diffusion(Config config, CompressorSetup setup);

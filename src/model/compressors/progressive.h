@@ -11,11 +11,10 @@
 #include "model/blocks/slot_head.h"
 #include "model/blocks/text_slice.h"
 #include "model/compressors/progressive_config.h"
-#include "model/undecayed.h"
 
 namespace ctxc {
 
-class Progressive : public Compressor, public NamesUndecayed {
+class Progressive : public Compressor {
  public:
   using Config = ProgressiveConfig;
   Progressive(Config config, CompressorSetup setup);
