@@ -1,4 +1,5 @@
-"""Asks the exports of one memory in OUT in transformers, PEFT and llama.cpp, and compares with ctxc's answer.
+"""Asks the exports of one memory in OUT in transformers, PEFT and llama.cpp, and compares with ctxc's answer; in the first two
+also all logits behind the prompt.
 
 usage: engines.py MODEL.gguf OUT QUESTION
 """
@@ -9,9 +10,14 @@ import time
 import urllib.error
 import urllib.request
 
+import peft
 import torch
+import transformers
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TOLERANCE = 1e-4  # of a logit in float32, in nats
 
 
 def transformers_and_peft(model_path, out, prompt, new_tokens):
@@ -19,14 +25,30 @@ def transformers_and_peft(model_path, out, prompt, new_tokens):
     tokenizer = AutoTokenizer.from_pretrained(model_path.parent, gguf_file=model_path.name)
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
 
+    asked = load_file(out / "ctxc.safetensors")
+    if asked["input_ids"].tolist() != ids.tolist():
+        sys.exit(f"transformers reads the prompt as other tokens (found {ids.tolist()}, ctxc {asked['input_ids'].tolist()})")
+
     sys.path.insert(0, str(out / "hf-cache"))
-    from load_cache import generate
+    import load_cache
     with torch.no_grad():
-        yield "transformers", generate(base, ids, max_new_tokens=new_tokens, do_sample=False)[0].tolist()
+        compare("transformers without the memory", base(input_ids=ids).logits, asked["logits"], equal=False)
+        cached = base(input_ids=ids, **{load_cache.argument(base): load_cache.load_cache(base)}).logits
+        compare(f"transformers {transformers.__version__}", cached, asked["logits"])
+        yield "transformers", load_cache.generate(base, ids, max_new_tokens=new_tokens, do_sample=False)[0].tolist()
         adapted = PeftModel.from_pretrained(base, out / "peft-prefix").eval()
+        prefixed = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -ids.shape[1]:]
+        compare(f"peft {peft.__version__}", prefixed, asked["logits"])
         tokens = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens,
                                   do_sample=False)
         yield "peft", tokens[0, ids.shape[1]:].tolist()
+
+
+def compare(name, found, expected, equal=True):
+    difference = (found - expected).abs().max().item()
+    print(f"{name}: largest difference of a logit {difference:.1e}")
+    if (difference <= TOLERANCE) != equal:
+        sys.exit(f"{name} and ctxc {'disagree' if equal else 'agree: the memory changes nothing'}")
 
 
 def post(server, path, body):

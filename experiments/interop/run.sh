@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One text compiled on SmolLM2-135M and read by ctxc, transformers, PEFT and llama.cpp, as README.md shows it: the same greedy
-# answer from all. Needs scripts/interop.sh. STEPS: of the compile (default 200, some minutes). OUT: where files go.
+# answer from all, and the same logits from those that multiply in float32. Needs scripts/interop.sh. STEPS: of the compile (default 200, some minutes). OUT: where files go.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin="${CTXC_BIN:-build/release/bin}" python="${PYTHON:-.deps/interop/bin/python}"
@@ -13,10 +13,13 @@ if [ ! -e "$model" ]; then echo "CTXC_SKIP_WHOLE_TEST: $model is not there (scri
 mkdir -p "$out/slots"
 "$bin/ctxc-run" compile --model "$model" --text experiments/interop/text.txt --out "$out/memory.safetensors" --overwrite \
   --preset small compressor.ratio=8 "train.steps=${STEPS:-200}" ${KEYS:-}
-"$bin/ctxc-run" ask --memory "$out/memory.safetensors" --max-new-tokens 12 --json "$question" > "$out/ctxc.json"
+"$bin/ctxc-run" ask --memory "$out/memory.safetensors" --max-new-tokens 12 --json --logits "$out/ctxc.safetensors" "$question" > "$out/ctxc.json"
 cat "$out/ctxc.json"
 for target in hf-cache peft-prefix; do
   "$bin/ctxc-export" --in "$out/memory.safetensors" --to "$target" --dtype f32 --out "$out/$target" --overwrite
 done
 "$bin/ctxc-export" --in "$out/memory.safetensors" --to llamacpp-state --dtype f32 --out "$out/slots/memory.bin" --overwrite
 "$python" experiments/interop/engines.py "$model" "$out" "$question"
+if [ -d .deps/interop/current ]; then # the newer versions of transformers and PEFT
+  PYTHONPATH=.deps/interop/current "$python" experiments/interop/engines.py "$model" "$out" "$question"
+fi
