@@ -97,6 +97,31 @@ TEST_F(TrainProgram, AnswersWithItsExitCodes) {
   EXPECT_EQ(run({file, "--overwrite", "train.lr=1e30", "train.clip=0"}), 5) << output();
 }
 
+/// diffusion.md section 12, point 15: a method that learns anything knows eight passages by heart.
+TEST_F(TrainProgram, EightPassagesAreLearnt) {
+  const fs::path root = testing::root();
+  for (const std::string method : {"diffusion", "progressive"}) {
+    const std::string passages =
+        "path: tiny-facts, format: synthetic, max_samples: 8, synthetic: {count: 8, split: train, "
+        "people_min: 1, "
+        "people_max: 1, facts_min: 3, facts_max: 6, filler: 3, wording: question}";
+    const int code = run({(root / ("configs/" + method + "_tiny.yaml")).string(), "run.dir=" + folder(method),
+                          "backbone.path=" + (root / "models/tiny-facts").string(),
+                          "data.train=[{" + passages + "}]", "data.valid=[{" + passages + ", name: same}]",
+                          "objective={ce: 1}", "train.batch=8", "train.steps=60", "train.valid_every=60",
+                          "train.lr=3e-3", "train.schedule=constant", "train.warmup=10", "train.samples=0"});
+    ASSERT_EQ(code, 0) << output();
+    double after = 0;
+    for_each_line(folder(method) + "/log.jsonl", [&](std::string_view text, int64_t number) {
+      const Json line = parse_json(text, "log.jsonl", number);
+      if (line.contains("valid_loss")) after = line["valid_loss"].get<double>();
+    });
+    const double before = losses_of(folder(method)).at(0);
+    EXPECT_GT(before, 1) << method;  // nats a token of the answers: the base cannot know them
+    EXPECT_LT(after, 0.1 * before) << method;
+  }
+}
+
 TEST_F(TrainProgram, ASignalSavesAndResumeFinishesTheSameRun) {
   const std::string whole = config("whole"), cut = config("cut");
   const std::vector<std::string> steps = {"train.steps=400", "train.save_every=0", "train.valid_every=0"};
