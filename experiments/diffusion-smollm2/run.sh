@@ -14,6 +14,7 @@
 #   eight       the same at 8x
 #   sixteen     the same at 16x
 #   longer      three methods over 600 steps, seed 42; likelihood behind their own and another passage's memory
+#   form        compressors behind 16 virtual tokens, and distilled ones, seed 42; likelihood behind their own and another passage's memory
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
 #   sets        likelihood and answers on the six sets
 #   spread      likelihood on the six sets, seeds 43 and 44
@@ -22,7 +23,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(references start plans methods rates seeds curriculum squad eight sixteen longer text sets spread seeded)
+stages=(references start plans methods rates seeds curriculum squad eight sixteen longer form text sets spread seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -30,10 +31,17 @@ bin=${CTXC_BIN:-build/release/bin}
 diffusion=configs/diffusion_smollm2_cpu.yaml progressive=configs/progressive_smollm2_cpu.yaml
 compressors=(diffusion no-channel progressive progressive-window comprexit mean_pool icae 500x sac)
 references=(none head tail full)
+forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-kd,mean_pool-kd}-42-1e-3)
 mkdir -p "$out"
 
 # Cross-entropy alone, for methods without terms of their own; none distils (kd doubles a step).
 ce='objective={ce: 1}'
+# NAME: the configuration `method` with its compressor behind 16 virtual tokens, as the references have them.
+behind_tokens() {
+  "$bin/ctxc-train" "${method[@]}" --print-config |
+    sed -e '/^compressor:/,/^data:/{ s/^  /    /; s/^compressor:/&\n  name: prompted\n  tokens: 16\n  method:/ }' > "$out/$1.yaml"
+  method=("$out/$1.yaml")
+}
 # METHOD [RATIO]: its configuration, in `method`. Contexts of 128 tokens.
 choose() {
   local ratio=${2:-4}
@@ -51,6 +59,12 @@ choose() {
     icae | 500x) # the encoder is the base with LoRA
       method=($diffusion "compressor={name: $1, ratio: $ratio, memory_tokens: 32, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
     sac) method=($diffusion "compressor={name: sac, ratio: $ratio, chunk: 128, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
+    behind-*)
+      choose "${1#behind-}" "$ratio"
+      behind_tokens "$1" ;;
+    *-kd) # distilled from the base that reads all of the context
+      choose "${1%-kd}" "$ratio"
+      method+=(objective.kd=1) ;;
     prompt-*) method=($diffusion "compressor={name: prompt_tuning, tokens: 16, ratio: $ratio, context: ${1#prompt-}}" "$ce") ;;
   esac
 }
@@ -143,6 +157,11 @@ for stage in "${stages[@]}"; do
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-600" --out "$out/longer" --benchmarks squad --limit "${LIMIT:-500}" \
         "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {mean_pool,progressive}-600 \
         prompt-{none,head,tail,full}-42-1e-3),$(foreign {mean_pool,progressive}-600)" > "$out/longer.md" ;;
+    form)
+      for name in "${forms[@]%-42-1e-3}"; do fit "$name" 42 1e-3 200; done
+      "$bin/ctxc-eval" --checkpoint "$out/${forms[0]}" --out "$out/form" --benchmarks squad --limit "${LIMIT:-500}" \
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${forms[@]:1}" prompt-{none,head,tail,full}-42-1e-3),$(foreign \
+        "${forms[@]:1}")" > "$out/form.md" ;;
     text)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" run.threads=1 --benchmarks wikitext2,peps \
         "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]" \

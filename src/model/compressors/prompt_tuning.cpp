@@ -6,16 +6,10 @@
 //   context: head     … and the first ceil(N / ratio) tokens: truncation, once the form is learned
 //   context: tail     … the last ones
 //   context: strided  … the first of every `ratio` tokens: a text with gaps
-// Virtual token i is E[id_i] + delta_i: it starts as a row of the base's vocabulary (init_ids, or rows drawn
-// once for all by a fixed stream) and delta_i, the only parameter, starts at zero. So a checkpoint needs no
-// copy of E.
-#include <fmt/format.h>
-
-#include <algorithm>
-
-#include "core/random.h"
+// Virtual tokens: blocks/virtual_tokens.
 #include "model/blocks/kept_tokens.h"
 #include "model/blocks/slot_head.h"
+#include "model/blocks/virtual_tokens.h"
 
 namespace ctxc {
 namespace {
@@ -31,10 +25,7 @@ struct PromptTuningConfig {
         .one_of({"full", "none", "head", "tail", "strided"});
     f("ratio", ratio, "context tokens per token read (head, tail, strided)").min(1);
     f("tokens", tokens, "virtual tokens").min(1).unit("tokens");
-    f("init_ids", init_ids,
-      "token ids (of a text, as ctxc-inspect tokenize gives them) the virtual tokens start from, repeated to "
-      "the length; "
-      "empty: random rows of the vocabulary");
+    f("init_ids", init_ids, kInitIdsHelp);
   }
 };
 
@@ -42,20 +33,7 @@ class PromptTuning : public Compressor {
  public:
   using Config = PromptTuningConfig;
   PromptTuning(Config config, CompressorSetup setup) : config_(std::move(config)), setup_(std::move(setup)) {
-    const int64_t vocabulary = setup_.backbone.vocab_size;
-    std::vector<int64_t> ids(static_cast<size_t>(config_.tokens));
-    CounterRng rows(0, "prompt_tuning.init");
-    for (size_t i = 0; i < ids.size(); ++i) {
-      if (config_.init_ids.empty()) {
-        ids[i] = static_cast<int64_t>(rows.below(static_cast<uint64_t>(vocabulary)));
-        continue;
-      }
-      ids[i] = config_.init_ids[i % config_.init_ids.size()];
-      CTXC_CHECK(
-          ids[i] >= 0 && ids[i] < vocabulary, ErrorKind::kUsage, "make the ids with ctxc-inspect tokenize",
-          "compressor.init_ids: token id out of range (found {}, expected 0..{})", ids[i], vocabulary - 1);
-    }
-    ids_K_ = at::tensor(ids, at::kLong);
+    ids_K_ = virtual_token_ids(config_.tokens, config_.init_ids, setup_.backbone.vocab_size);
     delta_KD_ = register_parameter("delta", at::zeros({config_.tokens, setup_.backbone.hidden_size}));
   }
 
@@ -67,8 +45,7 @@ class PromptTuning : public Compressor {
 
   Compressed compress(Context& context, const StepKey&, const State&) override {
     const int64_t batch = context.batch();
-    const Tensor rows_KD = context.backbone().embed(ids_K_.to(delta_KD_.device()));
-    const Tensor virtual_KD = rows_KD + delta_KD_.to(rows_KD.scalar_type());
+    const Tensor virtual_KD = virtual_tokens(ids_K_, delta_KD_, context.backbone());
     const KeptTokens kept = kept_tokens(context, keep(), config_.ratio);
     const Tensor there_BK = at::ones({batch, config_.tokens}, kept.mask_BK.options());
     return {lay_out_slots(context, setup_, /*sink=*/true,

@@ -1,0 +1,118 @@
+// Virtual tokens in front of the slots of another method, trained together with it:
+//   memory = [head ; P + delta ; slots of `method`]
+// A compressor that is trained from nothing learns two things with the same slots: the form of the data (what
+// prompt tuning learns without any text) and what the text says. Here the form has parameters of its own, as
+// it has in the references that read virtual tokens before a cut of the text (prompt_tuning), so that the two
+// are compared with the same rows for the form. `ratio` of the method counts its slots; the virtual tokens
+// are read beside them and counted among the vectors read. Not of a paper: see experiments/diffusion-smollm2.
+#include "core/error.h"
+#include "model/blocks/virtual_tokens.h"
+
+namespace ctxc {
+namespace {
+
+struct PromptedConfig {
+  Yaml method;
+  int64_t tokens = 16;
+  std::vector<int64_t> init_ids;
+  void describe(Fields& f) {
+    f("method", method,
+      "the compressor whose slots stand behind the virtual tokens: its section, as `compressor`");
+    f("tokens", tokens, "virtual tokens").min(1).unit("tokens");
+    f("init_ids", init_ids, kInitIdsHelp);
+  }
+};
+
+const std::string& name_of_method(const PromptedConfig& config) {
+  const Yaml* name = config.method.kind() == Yaml::Kind::kMap ? config.method.find("name") : nullptr;
+  CTXC_CHECK(name && name->kind() == Yaml::Kind::kScalar, ErrorKind::kUsage,
+             "write 'method: {name: mean_pool, ratio: 4}'", "{}: compressor.method: no compressor is named",
+             config.method.where());
+  const std::string& found = name->scalar();
+  // Several times virtual tokens would be one time more of them.
+  CTXC_CHECK(compressor_registry().contains(found) && found != "prompted" &&
+                 compressor_registry().at(found).factory.scope == Scope::kAmortized,
+             ErrorKind::kUsage, "ctxc-train --list compressors",
+             "{}: compressor.method.name: not a compressor for virtual tokens (found '{}', expected a "
+             "trained compressor of all contexts)",
+             name->where(), found);
+  return found;
+}
+
+/// With the defaults of the method filled in.
+PromptedConfig resolved(PromptedConfig config) {
+  const std::string& name = name_of_method(config);
+  const std::string keys = compressor_registry().at(name).factory.resolve(config.method);
+  config.method = Yaml::parse(fmt::format("name: {}\n{}", name, keys), config.method.where());
+  return config;
+}
+
+class Prompted : public Compressor {
+ public:
+  using Config = PromptedConfig;
+  Prompted(Config config, CompressorSetup setup) : config_(resolved(std::move(config))) {
+    method_ = register_module("method", make_compressor(config_.method, setup));
+    ids_K_ = virtual_token_ids(config_.tokens, config_.init_ids, setup.backbone.vocab_size);
+    delta_KD_ = register_parameter("delta", at::zeros({config_.tokens, setup.backbone.hidden_size}));
+  }
+
+  Needs needs() const override { return method_->needs(); }
+  int64_t slots_for(int64_t context_tokens) const override {
+    return config_.tokens + method_->slots_for(context_tokens);
+  }
+  int64_t stream_tokens() const override { return method_->stream_tokens(); }
+
+  Compressed compress(Context& context, const StepKey& key, const State& in) override {
+    Compressed result = method_->compress(context, key, in);
+    recorded_ = method_->recorded();
+    Memory& memory = result.memory;
+    CTXC_CHECK(memory.slots_BKD.defined(), ErrorKind::kUsage, "take a method that gives slots",
+               "compressor.method: virtual tokens stand before slots (found keys and values of '{}')",
+               name_of_method(config_));
+    const int64_t batch = memory.batch(), head = memory.head_ids_BP.size(1), more = config_.tokens;
+    const Tensor rows_KD = virtual_tokens(ids_K_, delta_KD_, context.backbone());
+    memory.slots_BKD =
+        at::cat({rows_KD.to(memory.slots_BKD.scalar_type()).expand({batch, -1, -1}), memory.slots_BKD}, 1);
+    const Tensor there_BK = at::ones({batch, more}, memory.mask_BK.options());
+    const Tensor place_BK = at::arange(head, head + more, memory.position_BK.options()).expand({batch, more});
+    const Tensor behind_BK = (memory.position_BK + more).masked_fill(memory.mask_BK.logical_not(), 0);
+    memory.mask_BK = at::cat({there_BK, memory.mask_BK}, 1);
+    memory.position_BK = at::cat({place_BK, behind_BK}, 1);
+    memory.next_position_B = memory.next_position_B + more;
+    return result;
+  }
+
+  std::string config_yaml() const override { return dump_config(config_); }
+  std::map<std::string, std::string> idle_parameters() const override {
+    std::map<std::string, std::string> idle;
+    for (const auto& [name, why] : method_->idle_parameters()) idle["method." + name] = why;
+    return idle;
+  }
+  std::vector<std::string> undecayed_parameters() const override {
+    std::vector<std::string> names = method_->undecayed_parameters();
+    for (std::string& name : names) name.insert(0, "method.");
+    return names;
+  }
+  void record(bool on) override { method_->record(on); }
+
+ private:
+  Config config_;
+  std::shared_ptr<Compressor> method_;
+  Tensor ids_K_, delta_KD_;
+};
+
+CompressorEntry entry() {
+  CompressorEntry entry = detail::compressor_entry<Prompted>();
+  entry.resolve = [](const Yaml& section) {
+    PromptedConfig config;
+    read_config(section, config, "compressor", {"name"});
+    return dump_config(resolved(std::move(config)));
+  };
+  return entry;
+}
+
+const bool registered_prompted = compressor_registry().add(
+    "prompted", entry(), "virtual tokens in front of another method's slots, trained together with it");
+
+}  // namespace
+}  // namespace ctxc
