@@ -64,6 +64,13 @@ bool keeps_tail(const LoadedMethod& method) {
   return side && !side->is_null() && side->scalar() == "tail";
 }
 
+/// What keeps_tail() keeps of `ids`: the last `limit`; BOS, where the context has one, stays in front.
+Tokens tail_of(const Tokens& ids, int64_t limit, bool bos) {
+  Tokens kept(ids.begin(), ids.begin() + (bos ? 1 : 0));
+  kept.insert(kept.end(), ids.end() - (limit - (bos ? 1 : 0)), ids.end());
+  return kept;
+}
+
 /// The text's tokens, cut the way training cut them. `found` = tokens before.
 Tokens context_of(const LoadedMethod& method, const Prompt& prompt, const std::string& text, int64_t limit,
                   int64_t& found) {
@@ -72,7 +79,7 @@ Tokens context_of(const LoadedMethod& method, const Prompt& prompt, const std::s
   CTXC_CHECK(found > 0, ErrorKind::kInput, "give a text with at least one character",
              "--text: the text is empty");
   if (limit == 0 || found <= limit) return ids;
-  if (keeps_tail(method)) return Tokens(ids.end() - limit, ids.end());
+  if (keeps_tail(method)) return tail_of(ids, limit, prompt.config().context_bos);
   ids.resize(static_cast<size_t>(limit));
   return ids;
 }
@@ -129,8 +136,11 @@ Tokens slice_of(const Tokens& tokens, int64_t first, int64_t count) {
   return {begin, begin + std::min(count, static_cast<int64_t>(tokens.size()) - first)};
 }
 
-/// The last `limit` tokens of a stream, in the memory of those; `found` = tokens of all of it.
-Tokens tail_of(TokenStream& stream, int64_t limit, int64_t part, int64_t& found) {
+/// The same of a stream, in the memory of what is kept; `found` = tokens of all of it.
+Tokens tail_of(TokenStream& stream, int64_t limit, int64_t part, bool bos, int64_t& found) {
+  Tokens kept = bos ? stream.next(1) : Tokens();
+  found = static_cast<int64_t>(kept.size());
+  limit -= found;
   std::deque<TokenId> last;
   for (Tokens some = stream.next(static_cast<size_t>(part)); !some.empty();
        some = stream.next(static_cast<size_t>(part))) {
@@ -140,7 +150,8 @@ Tokens tail_of(TokenStream& stream, int64_t limit, int64_t part, int64_t& found)
     if (const auto size = static_cast<int64_t>(last.size()); size > limit)
       last.erase(last.begin(), last.begin() + (size - limit));
   }
-  return {last.begin(), last.end()};
+  kept.insert(kept.end(), last.begin(), last.end());
+  return kept;
 }
 
 Compression compress_stream(const LoadedMethod& method, const Prompt& prompt, const std::string& path,
@@ -165,7 +176,7 @@ Compression compress_stream(const LoadedMethod& method, const Prompt& prompt, co
   int64_t found = 0;
   // Which tokens are the last ones is known at the end alone: these are kept until then.
   const bool from_tail = limit > 0 && keeps_tail(method);
-  const Tokens tail = from_tail ? tail_of(stream, limit, part, found) : Tokens();
+  const Tokens tail = from_tail ? tail_of(stream, limit, part, prompt.config().context_bos, found) : Tokens();
   while (limit == 0 || result.used < limit) {
     if (stop_requested()) throw Stopped{stop_signal()};  // nothing is written before the end
     const int64_t room = limit == 0 ? part : std::min(part, limit - result.used);

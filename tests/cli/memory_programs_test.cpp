@@ -4,7 +4,6 @@
 #include <sys/wait.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -406,32 +405,39 @@ TEST_F(MemoryPrograms, SlotsOfDiffusionAndProgressiveAsAPromptOfPeft) {
   }
 }
 
-TEST_F(MemoryPrograms, AStreamIsCutAsTrainingCut) {
+/// The tail that is kept is the last lines alone; BOS, where the context has one, stays in front of it.
+TEST_F(MemoryPrograms, TheTailIsCutAsTrainingCut) {
   const std::string config = (testing::root() / "configs/progressive_tiny.yaml").string();
-  ASSERT_EQ(
-      run("ctxc-train", config + " run.dir=" + at("run") + " backbone.path=" + base_ +
-                            " data.truncate=tail train.steps=1 train.batch=2 train.samples=0 data.valid=[]")
-          .code,
-      0);
   std::ofstream text(dir_ / "long.txt");
   for (int i = 0; i < 20; ++i) text << kText << " " << i << "\n";
   text.close();
-  const auto compressed = [&](const std::string& more, const std::string& out) {
-    return json_of(run("ctxc-run", "compress --json --checkpoint " + at("run") + " --max-tokens 100 --text " +
-                                       at("long.txt") + " --out " + at(out) + more));
-  };
-  const Json whole = compressed("", "whole.safetensors"), streamed = compressed(" --stream", "s.safetensors");
-  EXPECT_EQ(whole.at("tokens"), 100);
-  for (const char* key : {"tokens", "source_tokens", "slots"})
-    EXPECT_EQ(streamed.at(key), whole.at(key)) << key;
-  // The tensors behind the header, in which only the seconds may differ.
-  const auto tensors = [&](const std::string& file) {
-    const std::string bytes = read_file(at(file));
-    uint64_t header = 0;
-    std::memcpy(&header, bytes.data(), sizeof(header));
-    return bytes.substr(8 + header);
-  };
-  EXPECT_TRUE(tensors("whole.safetensors") == tensors("s.safetensors"));
+  std::ofstream(dir_ / "end.txt") << kText << " 18\n" << kText << " 19\n";
+  std::vector<int> lengths;
+  for (const std::string bos : {"false", "true"}) {
+    const std::string name = "run-" + bos;
+    ASSERT_EQ(run("ctxc-train", config + " run.dir=" + at(name) + " backbone.path=" + base_ +
+                                    " data.truncate=tail prompt.context_bos=" + bos +
+                                    " train.steps=1 train.batch=2 train.samples=0 data.valid=[]")
+                  .code,
+              0);
+    const auto compressed = [&](const std::string& file, const std::string& out, const std::string& more) {
+      return json_of(run("ctxc-run", "compress --json --checkpoint " + at(name) + " --text " + at(file) +
+                                         " --overwrite --out " + at(out) + more));
+    };
+    const Json end = compressed("end.txt", "end.safetensors", " --max-tokens 0");
+    const std::string limit = " --max-tokens " + std::to_string(end.at("tokens").get<int>());
+    lengths.push_back(end.at("tokens"));
+    for (const std::string stream : {"", " --stream"}) {
+      const Json cut = compressed("long.txt", "cut.safetensors", limit + stream);
+      EXPECT_EQ(cut.at("tokens"), end.at("tokens"));
+      EXPECT_GT(cut.at("source_tokens").get<int>(), 5 * end.at("tokens").get<int>());
+      const SafetensorsFile a(at("end.safetensors")), b(at("cut.safetensors"));
+      const TensorView &alone = a.tensors().at("embeds"), &kept = b.tensors().at("embeds");
+      EXPECT_EQ(alone.shape, kept.shape);
+      EXPECT_TRUE(std::ranges::equal(alone.bytes, kept.bytes)) << "context_bos=" << bos << stream;
+    }
+  }
+  EXPECT_EQ(lengths[1], lengths[0] + 1);
 }
 
 }  // namespace

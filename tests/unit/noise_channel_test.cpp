@@ -364,6 +364,14 @@ TEST(LatentMoments, TheAggregateTermMovesACollapsedBatchApart) {
 TEST(Denoising, MinSnrWeightsAreThoseOfThePage) {
   const Tensor weight = min_snr_weight(at::tensor({1.0, 5.0, 100.0}, at::kDouble).log());
   EXPECT_LT(worst(weight, at::tensor({0.5, 5.0 / 6, 5.0 / 101}, at::kDouble)), 1e-12);
+  // One term, whichever of the two is predicted.
+  const Tensor log_snr = at::tensor({-2.0, 0.3, 2.5}, at::kDouble);
+  const Tensor clean = at::ones({3, 1}, at::kDouble), off = at::full({3, 1}, 0.7, at::kDouble);
+  const Tensor z = diffuse(clean, log_snr, at::full({3, 1}, -0.4, at::kDouble));
+  const Amplitudes here(log_snr, z);
+  const auto velocity_of = [&](const Tensor& guess) { return (here.signal * z - guess) / here.noise; };
+  const Tensor error = (velocity_of(off) - velocity_of(clean)).square().squeeze(1);
+  EXPECT_LT(worst(min_snr_weight(log_snr) * error, min_snr_weight(log_snr, true) * 0.09), 1e-12);
   // Largest where SNR is 5, and finite at both bounds of the log-SNR.
   const Tensor all = min_snr_weight(at::linspace(-kLogSnrBound, kLogSnrBound, 401, at::kFloat));
   EXPECT_TRUE(all.isfinite().all().item<bool>());

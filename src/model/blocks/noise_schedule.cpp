@@ -65,9 +65,9 @@ Tensor NoiseSchedule::level(const Tensor& log_snr) const {
   return s.clamp_max(1);
 }
 
-Tensor min_snr_weight(const Tensor& log_snr) {
-  const Tensor snr = log_snr.exp();
-  return snr.clamp_max(kLargestSnr) / (snr + 1);
+Tensor min_snr_weight(const Tensor& log_snr, bool of_clean) {
+  const Tensor snr = log_snr.exp(), kept = snr.clamp_max(kLargestSnr);
+  return of_clean ? kept : kept / (snr + 1);
 }
 
 }  // namespace ctxc

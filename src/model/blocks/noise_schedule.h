@@ -40,7 +40,8 @@ class NoiseSchedule {
 };
 
 /// min(SNR, 5) / (SNR + 1): what the squared error of a predicted v weighs at a log-SNR, elementwise
-/// (min-SNR-5 in its v form: Hang et al., arXiv 2303.09556).
-Tensor min_snr_weight(const Tensor& log_snr);
+/// (min-SNR-5 in its v form: Hang et al., arXiv 2303.09556). `of_clean`: what that of a predicted z0 weighs,
+/// min(SNR, 5): the same term, since ||v error||^2 = (SNR + 1) ||z0 error||^2.
+Tensor min_snr_weight(const Tensor& log_snr, bool of_clean = false);
 
 }  // namespace ctxc

@@ -135,7 +135,8 @@ void Diffusion::add_denoise(Ledger& ledger, const Piece& piece, const Run& run) 
   const Tensor predicted = denoiser_->forward(z, before, log_snr_BK, view).predicted_BKZ;
   const Tensor error_BK = (predicted - target).square().sum(-1), real = encoded.latents().mask.to(at::kFloat);
   Tensor weight = real;
-  if (config_.dn_weighting == "minsnr") weight = real * min_snr_weight(log_snr_BK);
+  if (config_.dn_weighting == "minsnr")
+    weight = real * min_snr_weight(log_snr_BK, kind == Prediction::kClean);
   ledger.denoise =
       plus(ledger.denoise, (weight * error_BK).sum() / static_cast<double>(config_.latent_width));
   ledger.denoise_latents += real.sum().item<double>();
