@@ -47,6 +47,9 @@ choose() {
   local ratio=${2:-4}
   case $1 in
     diffusion) method=($diffusion compressor.ratio=$ratio 'objective={ce: 1, kl: 0, agg: 0.01, denoise: 0.1, recon: 0.1}') ;;
+    diffusion-residual) # the first embedding of a window stays in its latent, which is as wide as the base
+      choose diffusion "$ratio"
+      method+=(compressor.init=residual compressor.latent_width=576) ;;
     no-channel) method=($diffusion compressor.ratio=$ratio compressor.channel=none 'objective={ce: 1, agg: 0.01, recon: 0.1}') ;;
     progressive) # one slice, so that no vector of the buffer is read
       method=($progressive compressor.ratio=$ratio compressor.chunk=128 compressor.random_slices=1 compressor.random_keep=0

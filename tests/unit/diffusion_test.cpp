@@ -46,6 +46,8 @@ const std::vector<std::string>& variants() {
                                                ", lam_shared: true, cond: constant",
                                                ", lam_per_dim: true",
                                                ", state: 0",
+                                               ", init: residual, latent_width: 32",
+                                               ", init: residual, latent_width: 32, slots: log, chunk: 8",
                                                ", pos: alibi, noise: {rope: off}",
                                                ", pos: none, pool: mean, noise: {rope: off}",
                                                ", pos: offset, pool: attn, noise: {rope: off}",
@@ -408,6 +410,21 @@ TEST(Diffusion, PcaStartsNearTheMeanOrTheFirstEmbedding) {
   EXPECT_LT(closeness("random", windows.mean(1)), 0.5);
 }
 
+TEST(Diffusion, AResidualIsTheFirstEmbeddingAsFarAsTheChannelLetsItThrough) {
+  const Tokens text = random_tokens(30, 4), other = random_tokens(30, 5);
+  const auto slots_at = [&](const std::string& level, const Tokens& tokens) {
+    const auto compressor = method(", init: residual, latent_width: 32" + level);
+    return slots_of(compress(*compressor, {tokens}).memory, 0);
+  };
+  const Tensor first = small_backbone()->embed(testing::ids_of(text)).slice(0, 0, 30, 4);
+  EXPECT_GT(at::cosine_similarity(slots_at("", text), first, 1).min().item<double>(), 0.9999);
+  const double size = first.norm().item<double>();
+  EXPECT_GT(worst(slots_at(", infer_level: 0", text), slots_at(", infer_level: 0", other)), 0.1 * size / 30);
+  // At the end of the schedule next to nothing of it is left: it does not go around the channel.
+  const std::string end = ", infer_level: 1000, zero_terminal_snr: true";
+  EXPECT_LT(worst(slots_at(end, text), slots_at(end, other)), 1e-4 * size / 30);
+}
+
 TEST(Diffusion, BuffersAreTrainingStateOnly) {
   const auto compressor = method();
   const Tensor before = slots_of(compress(*compressor, {random_tokens(32, 1)}).memory, 0);
@@ -483,6 +500,7 @@ TEST(Diffusion, RefusesWhatCannotBe) {
   expect_error(ErrorKind::kUsage, "compressor.slots", [] { method(", slots: state_only, state: 0"); });
   expect_error(ErrorKind::kUsage, "compressor.slots",
                [] { method(", slots: state_only, slot_positions: spread"); });
+  expect_error(ErrorKind::kUsage, "compressor.init: residual", [] { method(", init: residual"); });
   expect_error(ErrorKind::kUsage, "chnk", [] { method(", chnk: 4"); });
 }
 

@@ -22,7 +22,15 @@ double EmbeddingRms::of(const Backbone& backbone) const {
 }
 
 Tensor SlotHead::forward(const Tensor& features, const Backbone& backbone) const {
-  return linear(unit_rms(features), *this).to(at::kFloat) * size_.of(backbone);
+  Tensor slots = linear(unit_rms(features), *this).to(at::kFloat);
+  if (residual_from_) slots = slots + features.slice(-1, *residual_from_).to(at::kFloat);
+  return slots * size_.of(backbone);
+}
+
+void SlotHead::start_at_residual(int64_t first) {
+  residual_from_ = first;
+  const at::NoGradGuard no_grad;
+  weight.zero_();
 }
 
 std::shared_ptr<SlotHead> make_slot_head(int64_t features, int64_t model_width, uint64_t seed,

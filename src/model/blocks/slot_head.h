@@ -1,7 +1,10 @@
 // From a method's features to vectors that the frozen decoder reads as embeddings:
 //   C = (W rms(y) + b) e_rms, e_rms = rms of the frozen embedding table
-// so that slots have the size of embeddings from the first step on.
+// so that slots have the size of embeddings from the first step on. With a residual, features from one place
+// on are a vector of the base's width that is in the slot as it is: C = (W rms(y) + b + y_residual) e_rms.
 #pragma once
+#include <optional>
+
 #include "model/backbone.h"
 #include "model/blocks/affine.h"
 #include "model/compressor.h"
@@ -26,9 +29,12 @@ class SlotHead : public Affine {
   using Affine::Affine;
   /// Features [..., F] to float32 [..., D].
   Tensor forward(const Tensor& features, const Backbone& backbone) const;
+  /// Features from `first` on are the residual, and W starts at 0: a slot is at first nothing else.
+  void start_at_residual(int64_t first);
 
  private:
   EmbeddingRms size_;
+  std::optional<int64_t> residual_from_;
 };
 
 /// Normal weight with standard deviation 1 / sqrt(features), bias 0.

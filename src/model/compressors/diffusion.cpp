@@ -4,6 +4,7 @@
 //   x   = sum_l softmax(w)_l W_l rms(H^l)                          [B, N, d]    blocks/layer_mix
 //   x_S = U-Net down path: S = log2 r levels                       [B, K, d]    blocks/down_path
 //   z0  = u / rms(u), u = W_mu x_S, so ||z0||^2 = d_z              [B, K, d_z]
+//   (init: residual: u = rms(E_first) + W_mu x_S, with the first embedding of the latent's window)
 //   lam = lam_min + (lam_max - lam_min) sigmoid(c + w . rms(x_S))  [B, K]       each latent's own place on
 //   the schedule z   = sqrt(abar) z0 + sqrt(1 - abar) eps, abar = sigmoid(lam)               blocks/channel;
 //   eps = 0 at inference zhat0, y, G = J DDIM steps of the denoiser from s(lam) to 0 blocks/ddim,
@@ -40,7 +41,8 @@ Diffusion::Diffusion(Config config, CompressorSetup setup)
   const int64_t width = config_.width, latent = config_.latent_width, model = setup_.backbone.hidden_size;
   const uint64_t seed = setup_.seed;
   // Without the table (a dry run, or a checkpoint that is about to be loaded) the start does not matter.
-  const bool pca = config_.init != "random" && setup_.embedding_VD.defined();
+  const bool residual = config_.init == "residual";
+  const bool pca = config_.init.starts_with("pca") && setup_.embedding_VD.defined();
   const Tensor directions =
       pca ? principal_directions(setup_.embedding_VD.to(at::kCPU, at::kFloat), std::max(width, latent))
           : Tensor();
@@ -52,7 +54,7 @@ Diffusion::Diffusion(Config config, CompressorSetup setup)
         register_parameter("place", draw({config_.ratio, width}, {Draw::Kind::kNormal, 0.02}, seed, "place"));
   down_ = register_module("down", std::make_shared<DownPath>(config_.path(), seed, "down"));
   latent_ = register_module("latent", pca ? std::make_shared<Matrix>(at::eye(latent, width, at::kFloat))
-                                          : make_matrix(width, latent, seed, "latent"));
+                                          : make_matrix(width, latent, seed, "latent", residual ? 0 : 1));
   if (config_.channel == "vae")
     variance_ = register_module("variance", make_matrix(width, latent, seed, "variance", 0.1));
   if (config_.channel == "vp") {
@@ -68,13 +70,14 @@ Diffusion::Diffusion(Config config, CompressorSetup setup)
   if (config_.reads_latents()) {
     out_ = register_module("out", make_slot_head(width + latent, model, seed, "out"));
     if (pca) start_along(*out_, directions.slice(0, 0, latent), width);
+    if (residual) out_->start_at_residual(width);
   }
   if (config_.reads_state())
     state_out_ = register_module("state_out", make_slot_head(width, model, seed, "state_out"));
   if (config_.slots == "log" || config_.slots == "latents+state")
-    merge_ =
-        register_module("merge", std::make_shared<PairPool>(width + latent, config_.heads, Pool::kConcat,
-                                                            seed, "merge", path_start_named(config_.init)));
+    merge_ = register_module(
+        "merge", std::make_shared<PairPool>(width + latent, config_.heads, Pool::kConcat, seed, "merge",
+                                            residual ? PathStart::kFirst : path_start_named(config_.init)));
   if (config_.recon)
     parts_.up = register_module("up", std::make_shared<UpPath>(config_.path(), latent, seed, "up"));
   if (config_.position)
@@ -125,7 +128,7 @@ Compressed Diffusion::compress(Context& context, const StepKey& key, const State
   for (int64_t c = 0; c < run.chunks; ++c) {
     Piece piece{
         .chunk = cut(context, mixed_PD, c), .encoded = {}, .views = {}, .reversed = {}, .carried = {}};
-    piece.encoded = encode(piece.chunk);
+    piece.encoded = encode(piece.chunk, first_embeddings(context, piece.chunk));
     if (config_.infer_level && !key.training) {
       const Tensor asked = at::full_like(piece.encoded.log_snr_BK, static_cast<double>(*config_.infer_level));
       piece.encoded.log_snr_BK = schedule_.log_snr(asked / static_cast<double>(kScheduleSteps));
@@ -171,12 +174,24 @@ Tensor Diffusion::log_snr(const Tensor& top_BKD) const {
   return raw_BK.sigmoid() * (config_.lam_max - lowest_) + lowest_;
 }
 
-Diffusion::Encoded Diffusion::encode(const TextSlice& chunk) const {
+Tensor Diffusion::first_embeddings(const Context& context, const TextSlice& chunk) const {
+  if (config_.init != "residual") return {};
+  const Tensor first_BK = chunk.packed_BN.slice(1, 0, std::nullopt, config_.ratio);
+  const Tensor there_BK = first_BK.lt(context.tokens());
+  const Tensor ids =
+      context.ids_P().index_select(0, first_BK.masked_fill(there_BK.logical_not(), 0).flatten());
+  const Tensor embeds_BKZ =
+      context.backbone().embed(ids).to(at::kFloat).view({first_BK.size(0), first_BK.size(1), -1});
+  return unit_rms(embeds_BKZ) * there_BK.to(at::kFloat).unsqueeze(-1);
+}
+
+Diffusion::Encoded Diffusion::encode(const TextSlice& chunk, const Tensor& residual_BKZ) const {
   DownPath::Result down = down_->forward(chunk.x_BND, chunk.tokens);
   Encoded encoded;
   encoded.top_BKD = down.x_BKD;
   encoded.places = std::move(down.places);
-  const Tensor mean = linear(encoded.top_BKD, *latent_).to(at::kFloat);
+  Tensor mean = linear(encoded.top_BKD, *latent_).to(at::kFloat);
+  if (residual_BKZ.defined()) mean = mean + residual_BKZ;
   encoded.clean_BKZ = config_.channel == "vae" ? mean : unit_rms(mean);
   encoded.log_snr_BK = log_snr(encoded.top_BKD);
   encoded.offset_Z = level_offset_Z_;

@@ -84,7 +84,9 @@ class Diffusion : public Compressor {
   };
 
   TextSlice cut(const Context& context, const Tensor& mixed_PD, int64_t index) const;
-  Encoded encode(const TextSlice& chunk) const;
+  /// init: residual. unit_rms of the first embedding of every latent's window [B, K, Z], else undefined.
+  Tensor first_embeddings(const Context& context, const TextSlice& chunk) const;
+  Encoded encode(const TextSlice& chunk, const Tensor& residual_BKZ) const;
   Tensor log_snr(const Tensor& top_BKD) const;
   Tensor lowered(const std::vector<Piece>& pieces, const RowNoise& noise) const;
   PassView through_channel(const Encoded& encoded, const Run& run, int64_t chunk) const;

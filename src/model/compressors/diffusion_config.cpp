@@ -30,9 +30,10 @@ void describe_encoder(DiffusionConfig& c, Fields& f) {
   f("pos", c.pos, "position code of the method's own attention; offset = a learned place inside the window")
       .one_of({"rope", "alibi", "offset", "none"});
   f("init", c.init,
-    "slots start at random, near a low-rank mean of the window's embeddings, or near a low-rank copy of its "
-    "first one")
-      .one_of({"random", "pca", "pca_first"});
+    "slots start at random, near a low-rank mean of the window's embeddings, near a low-rank copy of its "
+    "first one, or as its first one, which stays in the latents as a residual (latent_width = the base's "
+    "width)")
+      .one_of({"random", "pca", "pca_first", "residual"});
 }
 
 void describe_channel(DiffusionConfig& c, Fields& f) {
@@ -167,6 +168,12 @@ void DiffusionConfig::check(const LlamaConfig& backbone) const {
              "compressor.ratio: pairs are merged, so it must be a power of two (found {}, expected {} or {})",
              ratio, int64_t{1} << (levels() - 1), int64_t{1} << levels());
   check_slices(chunk, ratio, width, heads, backbone);
+  CTXC_CHECK(
+      init != "residual" || latent_width == backbone.hidden_size, ErrorKind::kUsage,
+      fmt::format("set compressor.latent_width: {}", backbone.hidden_size),
+      "compressor.init: residual keeps an embedding of the base in each latent (found latent_width {}, "
+      "expected the base's width {})",
+      latent_width, backbone.hidden_size);
   const double floor = lowest();
   CTXC_CHECK(lam_start > floor && lam_start < lam_max, ErrorKind::kUsage,
              "lower rho, or raise latent_width, lam_start or lam_max",
