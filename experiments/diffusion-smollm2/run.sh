@@ -13,8 +13,9 @@
 #               memory of another passage
 #   eight       the same at 8x
 #   sixteen     the same at 16x
-#   longer      three methods over 600 steps, seed 42; likelihood behind their own and another passage's memory
-#   form        compressors behind 16 virtual tokens, and distilled ones, seed 42; likelihood behind their own and another passage's memory
+#   longer      three methods over 600 steps, seed 42; likelihood behind their own and another passage's memory (references: stage squad)
+#   form        what may keep slots from saying the text, seed 42: compressors behind 16 virtual tokens, with the first embedding as a
+#               residual, distilled, at a higher rate; likelihood behind their own and another passage's memory (references: stage squad)
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
 #   sets        likelihood and answers on the six sets
 #   spread      likelihood on the six sets, seeds 43 and 44
@@ -31,7 +32,7 @@ bin=${CTXC_BIN:-build/release/bin}
 diffusion=configs/diffusion_smollm2_cpu.yaml progressive=configs/progressive_smollm2_cpu.yaml
 compressors=(diffusion no-channel progressive progressive-window comprexit mean_pool icae 500x sac)
 references=(none head tail full)
-forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-kd,mean_pool-kd}-42-1e-3)
+forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-residual,diffusion-kd}-42-1e-3 comprexit-42-3e-3)
 mkdir -p "$out"
 
 # Cross-entropy alone, for methods without terms of their own; none distils (kd doubles a step).
@@ -158,13 +159,12 @@ for stage in "${stages[@]}"; do
         train "$name-600" run.seed=42 train.lr=1e-3 train.steps=600 train.valid_every=200
       done
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-600" --out "$out/longer" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {mean_pool,progressive}-600 \
-        prompt-{none,head,tail,full}-42-1e-3),$(foreign {mean_pool,progressive}-600)" > "$out/longer.md" ;;
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {mean_pool,progressive}-600),$(foreign {mean_pool,progressive}-600)" \
+        > "$out/longer.md" ;;
     form)
-      for name in "${forms[@]%-42-1e-3}"; do fit "$name" 42 1e-3 200; done
+      for name in "${forms[@]}"; do fit "${name%-42-*}" 42 "${name##*-42-}" 200; done
       "$bin/ctxc-eval" --checkpoint "$out/${forms[0]}" --out "$out/form" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${forms[@]:1}" prompt-{none,head,tail,full}-42-1e-3),$(foreign \
-        "${forms[@]:1}")" > "$out/form.md" ;;
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${forms[@]:1}"),$(foreign "${forms[@]:1}")" > "$out/form.md" ;;
     text)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" run.threads=1 --benchmarks wikitext2,peps \
         "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]" \
