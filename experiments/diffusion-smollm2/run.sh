@@ -32,7 +32,7 @@ bin=${CTXC_BIN:-build/release/bin}
 diffusion=configs/diffusion_smollm2_cpu.yaml progressive=configs/progressive_smollm2_cpu.yaml
 compressors=(diffusion no-channel progressive progressive-window comprexit mean_pool icae 500x sac)
 references=(none head tail full)
-forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-residual,diffusion-kd}-42-1e-3 comprexit-42-3e-3)
+forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-residual,progressive-residual,diffusion-kd}-42-1e-3 comprexit-42-3e-3)
 mkdir -p "$out"
 
 # Cross-entropy alone, for methods without terms of their own; none distils (kd doubles a step).
@@ -55,6 +55,9 @@ choose() {
     progressive) # one slice, so that no vector of the buffer is read
       method=($progressive compressor.ratio=$ratio compressor.chunk=128 compressor.random_slices=1 compressor.random_keep=0
         'objective={ce: 1, recon: 0.1, nce: 0.05}') ;;
+    progressive-residual)
+      choose progressive "$ratio"
+      method+=(compressor.init=residual) ;;
     progressive-window) # its control: fixed pairs in place of the most similar neighbours
       choose progressive "$ratio"
       method+=(compressor.reduce=window) ;;

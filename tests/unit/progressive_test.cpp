@@ -49,6 +49,9 @@ const std::vector<std::string>& variants() {
                                                ", keep: 2",
                                                ", slots: log",
                                                ", slots: log, buffer: none",
+                                               ", init: residual",
+                                               ", init: residual, slots: log",
+                                               ", init: residual, reduce: global, keep: 2",
                                                ", passes: 2",
                                                ", passes: 2, reduce: window",
                                                ", pos: alibi, pool: mean_linear",
@@ -152,6 +155,23 @@ TEST(ProgressiveMemory, OneSliceReadsNoBufferAndSeveralPayForIt) {
   ASSERT_EQ(long_after.size(0), 8);  // two of the buffer, and four of the oldest slots merged to two
   EXPECT_GT(worst(long_after.slice(0, 0, 2), long_before.slice(0, 0, 2)), 1e-3);
   EXPECT_TRUE(at::equal(long_after.slice(0, 2), long_before.slice(0, 2)));
+}
+
+TEST(ProgressiveMemory, AResidualIsTheFirstEmbeddingOfItsCluster) {
+  const at::NoGradGuard no_grad;
+  const Tokens text = random_tokens(14, 1);
+  const Tensor embeds = small_backbone()->embed(testing::ids_of(text));
+  const auto unit = [](const Tensor& rows) { return rows / rows.norm(2, {1}, true); };
+  const auto slots = [&](const char* more) {
+    return slots_of(compress(*method(std::string(", init: residual") + more), {text}).memory);
+  };
+  EXPECT_LT(worst(unit(slots(", reduce: window")), unit(embeds.slice(0, 0, 14, 4))), 1e-5);
+  // Clusters begin at rising tokens, the first one at the first.
+  const Tensor likeness = at::matmul(unit(slots("")), unit(embeds).t());
+  const auto [closest, token] = likeness.max(1);
+  EXPECT_GT(closest.min().item<double>(), 0.9999);
+  EXPECT_EQ(token[0].item<int64_t>(), 0);
+  EXPECT_GT((token.slice(0, 1) - token.slice(0, 0, -1)).min().item<int64_t>(), 0);
 }
 
 TEST(ProgressiveMemory, TheBufferAloneDoesNotDependOnTheSlotHead) {

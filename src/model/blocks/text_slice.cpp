@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "model/blocks/affine.h"
 
 namespace ctxc {
 
@@ -58,6 +59,19 @@ TextSlice cut_slice(const Context& context, const Tensor& x_PD, int64_t length, 
   const Tensor padded_PD = at::cat({x_PD, at::zeros({1, x_PD.size(1)}, x_PD.options())});
   slice.x_BND = padded_PD.index_select(0, slice.packed_BN.flatten()).view({batch, columns, x_PD.size(1)});
   return slice;
+}
+
+Tensor embeddings_at(const Context& context, const TextSlice& slice, const Tensor& column_BK) {
+  const int64_t columns = slice.packed_BN.size(1);
+  const Tensor inside_BK = column_BK.lt(columns);
+  const Tensor packed_BK = slice.packed_BN.gather(1, column_BK.clamp_max(std::max<int64_t>(columns - 1, 0)));
+  const Tensor there_BK = inside_BK.logical_and(packed_BK.lt(context.tokens()));
+  const Tensor index = packed_BK.masked_fill(there_BK.logical_not(), 0).flatten();
+  const Tensor embeds_BKD = context.backbone()
+                                .embed(context.ids_P().index_select(0, index))
+                                .to(at::kFloat)
+                                .view({column_BK.size(0), column_BK.size(1), -1});
+  return unit_rms(embeds_BKD) * there_BK.to(at::kFloat).unsqueeze(-1);
 }
 
 }  // namespace ctxc

@@ -25,5 +25,8 @@ int64_t slices_of(const Context& context, int64_t length);
 /// Slice `index` of x [P, d]; its columns are a multiple of `multiple`.
 TextSlice cut_slice(const Context& context, const Tensor& x_PD, int64_t length, int64_t index,
                     int64_t multiple);
+/// unit_rms of the input embeddings [B, K, D] of the tokens in these columns of a slice, int64 [B, K]; zeros
+/// where a column has none. What `init: residual` starts from.
+Tensor embeddings_at(const Context& context, const TextSlice& slice, const Tensor& column_BK);
 
 }  // namespace ctxc

@@ -176,13 +176,9 @@ Tensor Diffusion::log_snr(const Tensor& top_BKD) const {
 
 Tensor Diffusion::first_embeddings(const Context& context, const TextSlice& chunk) const {
   if (config_.init != "residual") return {};
-  const Tensor first_BK = chunk.packed_BN.slice(1, 0, std::nullopt, config_.ratio);
-  const Tensor there_BK = first_BK.lt(context.tokens());
-  const Tensor ids =
-      context.ids_P().index_select(0, first_BK.masked_fill(there_BK.logical_not(), 0).flatten());
-  const Tensor embeds_BKZ =
-      context.backbone().embed(ids).to(at::kFloat).view({first_BK.size(0), first_BK.size(1), -1});
-  return unit_rms(embeds_BKZ) * there_BK.to(at::kFloat).unsqueeze(-1);
+  const int64_t batch = chunk.packed_BN.size(0), columns = chunk.packed_BN.size(1);
+  const Tensor first_K = at::arange(0, columns, config_.ratio, chunk.packed_BN.options());
+  return embeddings_at(context, chunk, first_K.expand({batch, -1}));
 }
 
 Diffusion::Encoded Diffusion::encode(const TextSlice& chunk, const Tensor& residual_BKZ) const {

@@ -7,6 +7,7 @@
 //       second level on                                              [B, K, d]  blocks/scale_path
 //   U <- GatedState(U; y): attention over [y ; U], gate, SwiGLU, norm [B, M_U, d]  blocks/gated_state
 //   slots = (W rms(y) + b) e_rms, buffer vectors = (W_u rms(U) + b_u) e_rms        blocks/slot_head
+//   (init: residual: slots = (W rms[y ; E] + b + E) e_rms with E = rms of the first embedding of the cluster)
 // The decoder reads [head ; first M vectors of U ; slots], together at most ceil(N / r)
 // (blocks/slice_memory). With P passes the whole source is read P times, r 4^(P - p) tokens a
 // latent in pass p, and only the last pass gives slots: early slices then know late ones. Gradients run back
@@ -43,7 +44,8 @@ Progressive::Progressive(Config config, CompressorSetup setup)
   const int64_t width = config_.width, model = setup_.backbone.hidden_size;
   const uint64_t seed = setup_.seed;
   // Without the table (a dry run, or a checkpoint that is about to be loaded) the start does not matter.
-  const bool pca = config_.init != "random" && setup_.embedding_VD.defined();
+  const bool residual = config_.init == "residual";
+  const bool pca = config_.init.starts_with("pca") && setup_.embedding_VD.defined();
   const Tensor directions =
       pca ? principal_directions(setup_.embedding_VD.to(at::kCPU, at::kFloat), width) : Tensor();
   layers_ = layers_to_read(config_.layers, config_.layer_list, setup_.backbone.num_layers);
@@ -51,11 +53,14 @@ Progressive::Progressive(Config config, CompressorSetup setup)
                                                            seed, "mix", directions));
   down_ = register_module("down", std::make_shared<ScaleDown>(config_.scale(), seed, "down"));
   if (config_.kept_slices() != int64_t{0}) {
-    out_ = register_module("out", make_slot_head(width, model, seed, "out"));
+    const int64_t features = width + (residual ? model : 0);
+    out_ = register_module("out", make_slot_head(features, model, seed, "out"));
     if (pca) start_along(*out_, directions, 0);
+    if (residual) out_->start_at_residual(width);
     if (config_.has_buffer() || config_.slots == "log")
-      merge_ = register_module("merge", std::make_shared<PairPool>(width, config_.heads, Pool::kConcat, seed,
-                                                                   "merge", path_start_named(config_.init)));
+      merge_ = register_module(
+          "merge", std::make_shared<PairPool>(features, config_.heads, Pool::kConcat, seed, "merge",
+                                              residual ? PathStart::kFirst : path_start_named(config_.init)));
   }
   if (config_.has_buffer()) {
     buffer_ = register_module(
@@ -147,9 +152,21 @@ std::vector<Progressive::Piece> Progressive::read(const Context& context, const 
         const Tensor count_B = memory.next_update(slice.lengths, buffer);
         buffer = buffer_->update(buffer, piece.down.x_BKD, piece.down.latents(), everything, count_B);
       }
-      if (pass == config_.passes) memory.add(slice, piece.down.x_BKD, piece.down.latents());
+      if (pass == config_.passes) memory.add(slice, with_residual(context, piece), piece.down.latents());
     }
   return pieces;
+}
+
+Tensor Progressive::with_residual(const Context& context, const Piece& piece) const {
+  if (config_.init != "residual" || !out_) return piece.down.x_BKD;
+  const Tensor latent_BN = piece.down.latent_of_token();
+  const int64_t batch = latent_BN.size(0), tokens = latent_BN.size(1), latents = piece.down.x_BKD.size(1);
+  // The first token of each latent; the last column takes the padding.
+  const Tensor column_BN = at::arange(tokens, latent_BN.options()).expand({batch, tokens});
+  const Tensor first_BK = at::full({batch, latents + 1}, tokens, latent_BN.options())
+                              .scatter_reduce(1, latent_BN, column_BN, "amin")
+                              .slice(1, 0, latents);
+  return at::cat({piece.down.x_BKD, embeddings_at(context, piece.slice, first_BK)}, -1);
 }
 
 Compressed Progressive::compress(Context& context, const StepKey& key, const State& in) {

@@ -44,6 +44,8 @@ class Progressive : public Compressor {
   Cut cut_of(const StepKey& key) const;
   std::vector<Piece> read(const Context& context, const Tensor& mixed_PD, const Cut& cut,
                           SliceMemory& memory) const;
+  /// The latents of a slice; init: residual: beside each the first embedding of its cluster.
+  Tensor with_residual(const Context& context, const Piece& piece) const;
   void add_recon(Terms& terms, const std::vector<Piece>& pieces) const;
   void add_contrast(Terms& terms, const std::vector<Piece>& pieces, const Tensor& middle_PD,
                     int64_t slice_tokens);

@@ -38,9 +38,9 @@ void describe_reduction(ProgressiveConfig& c, Fields& f) {
       .one_of({"concat", "mean_linear", "mean"});
   f("pos", c.pos, "position code of the method's own attention").one_of({"rope", "alibi", "none"});
   f("init", c.init,
-    "slots start at random, near a low-rank mean of their tokens' embeddings, or near a low-rank copy of the "
-    "first one")
-      .one_of({"random", "pca", "pca_first"});
+    "slots start at random, near a low-rank mean of their tokens' embeddings, near a low-rank copy of the "
+    "first one, or as the first one, which stays in them as a residual")
+      .one_of({"random", "pca", "pca_first", "residual"});
   f("passes", c.passes, "readings of the whole source, each four times finer than the one before")
       .min(1)
       .max(3);
