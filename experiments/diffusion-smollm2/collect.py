@@ -26,6 +26,8 @@ SAVE = "--save" in sys.argv
 OUT = next((arg for arg in sys.argv[1:] if not arg.startswith("--")), "runs/diffusion-smollm2")
 STARTS = ["random", "pca", "pca_first", "pca_first-576", "mean_pool-none", "mean_pool-mean", "mean_pool-first"]
 COMPRESSORS = ["diffusion", "no-channel", "progressive", "progressive-window", "comprexit", "mean_pool", "icae", "500x", "sac"]
+VARIANTS = ["diffusion-576", "diffusion-residual", "progressive-residual", "diffusion-kd", "behind-diffusion", "behind-progressive", "behind-mean_pool",
+            "behind-diffusion-residual"]
 REFERENCES = ["prompt-none", "prompt-head", "prompt-tail", "prompt-full", "bm25-prompt-full"]
 MAIN = "-42-1e-3"  # the seed and the learning rate of the main table
 NOT_AVERAGED = {"newsqa"}
@@ -97,7 +99,7 @@ def trainings():
         rows.append([shown, f"{parameters(run):,}", str(len(steps)), arithmetic(method, ratio),
                      f"{seconds[len(seconds) // 2]:.1f}", "" if rate is None else f"{rate:.0f}", f"{valid_ce(run)[-1]:.3f}"])
 
-    for method in COMPRESSORS + [name for name in REFERENCES if not name.startswith("bm25")]:
+    for method in COMPRESSORS + VARIANTS + [name for name in REFERENCES if not name.startswith("bm25")]:
         for seed in (42, 43, 44):
             for rate in ("3e-4", "1e-3", "3e-3"):
                 add(f"{method}-{seed}-{rate}", f"{method} ({seed}, {rate})", method)

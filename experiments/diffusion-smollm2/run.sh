@@ -32,7 +32,7 @@ bin=${CTXC_BIN:-build/release/bin}
 diffusion=configs/diffusion_smollm2_cpu.yaml progressive=configs/progressive_smollm2_cpu.yaml
 compressors=(diffusion no-channel progressive progressive-window comprexit mean_pool icae 500x sac)
 references=(none head tail full)
-forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-residual,progressive-residual,diffusion-kd}-42-1e-3 comprexit-42-3e-3)
+forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-576,diffusion-residual,progressive-residual,behind-diffusion-residual,diffusion-kd}-42-1e-3 comprexit-42-3e-3)
 mkdir -p "$out"
 
 # Cross-entropy alone, for methods without terms of their own; none distils (kd doubles a step).
@@ -48,6 +48,9 @@ choose() {
   local ratio=${2:-4}
   case $1 in
     diffusion) method=($diffusion compressor.ratio=$ratio 'objective={ce: 1, kl: 0, agg: 0.01, denoise: 0.1, recon: 0.1}') ;;
+    diffusion-576) # as wide as the base, so that the start holds all of an embedding
+      choose diffusion "$ratio"
+      method+=(compressor.width=576 compressor.heads=9 compressor.latent_width=576) ;;
     diffusion-residual) # the first embedding of a window stays in its latent, which is as wide as the base
       choose diffusion "$ratio"
       method+=(compressor.init=residual compressor.latent_width=576) ;;
