@@ -24,7 +24,7 @@ from plots import Group, save_plot  # noqa: E402  (says what to install)
 
 SAVE = "--save" in sys.argv
 OUT = next((arg for arg in sys.argv[1:] if not arg.startswith("--")), "runs/diffusion-smollm2")
-STARTS = ["random", "pca", "pca_first", "pca_first-576", "mean_pool-none", "mean_pool-mean", "mean_pool-first"]
+STARTS = ["random", "pca", "pca_first", "pca_first-576", "residual", "mean_pool-none", "mean_pool-mean", "mean_pool-first"]
 COMPRESSORS = ["diffusion", "no-channel", "progressive", "progressive-window", "comprexit", "mean_pool", "icae", "500x", "sac"]
 VARIANTS = ["diffusion-576", "diffusion-residual", "progressive-residual", "diffusion-kd", "behind-diffusion", "behind-progressive", "behind-mean_pool",
             "behind-diffusion-residual"]

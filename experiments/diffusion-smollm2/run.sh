@@ -116,6 +116,8 @@ for stage in "${stages[@]}"; do
       choose diffusion
       for init in random pca pca_first; do train "start-$init" "compressor.init=$init" "${still[@]}"; done
       train start-pca_first-576 compressor.width=576 compressor.heads=9 compressor.latent_width=576 "${still[@]}"
+      choose diffusion-residual
+      train start-residual "${still[@]}"
       choose mean_pool
       for start in none mean first; do train "start-mean_pool-$start" "compressor.start=$start" "${still[@]}"; done
       "$bin/ctxc-eval" --checkpoint "$out/start-pca_first" --out "$out/starts" --benchmarks squad --limit "${LIMIT:-500}" "${asked[@]}" \
