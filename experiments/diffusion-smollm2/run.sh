@@ -32,7 +32,7 @@ bin=${CTXC_BIN:-build/release/bin}
 diffusion=configs/diffusion_smollm2_cpu.yaml progressive=configs/progressive_smollm2_cpu.yaml
 compressors=(diffusion no-channel progressive progressive-window comprexit mean_pool icae 500x sac)
 references=(none head tail full)
-forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-576,diffusion-residual,progressive-residual,behind-diffusion-residual,diffusion-kd}-42-1e-3 comprexit-42-3e-3)
+forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-576,diffusion-residual,progressive-residual,behind-diffusion-residual,diffusion-kd}-42-1e-3 comprexit-42-3e-3 diffusion-residual-43-1e-3)
 mkdir -p "$out"
 
 # Cross-entropy alone, for methods without terms of their own; none distils (kd doubles a step).
@@ -170,7 +170,10 @@ for stage in "${stages[@]}"; do
         "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {mean_pool,progressive}-600),$(foreign {mean_pool,progressive}-600)" \
         > "$out/longer.md" ;;
     form)
-      for name in "${forms[@]}"; do fit "${name%-42-*}" 42 "${name##*-42-}" 200; done
+      for name in "${forms[@]}"; do
+        [[ $name =~ ^(.*)-(4[0-9])-([0-9]e-[0-9])$ ]]
+        fit "${BASH_REMATCH[@]:1}" 200
+      done
       "$bin/ctxc-eval" --checkpoint "$out/${forms[0]}" --out "$out/form" --benchmarks squad --limit "${LIMIT:-500}" \
         "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${forms[@]:1}"),$(foreign "${forms[@]:1}")" > "$out/form.md" ;;
     text)

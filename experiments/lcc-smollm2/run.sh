@@ -9,6 +9,7 @@
 #              warm (8x, the first contexts of main: direct keys and values from those of FIVEHUNDREDX)
 #   FIVEHUNDREDX  run of 500x at 8x on this base
 #   COMPREXIT  run of comprexit at 4x on this base: a method of its own at 4x, and the warm start of a compile there
+#   COMPREXIT8X  run of comprexit at 8x: its memories of main's contexts
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin="${BIN:-build/release/bin}"
@@ -72,6 +73,7 @@ main() {
     fi
   done
   measure measured $(under main $methods)
+  if [ -n "${COMPREXIT8X:-}" ]; then comprexit "$COMPREXIT8X" main/comprexit-8x; fi
 }
 ablations() {
   local names="no-queries no-reconstruction lora-left-on ce mse mean_pool normal"
@@ -99,9 +101,10 @@ ratios() {
     echo "no COMPREXIT=RUN: its memories and the warm start are left out" >&2
   fi
   measure measured main/truncate main/lora $(under ratios $names)
-  if [ -n "${COMPREXIT:-}" ]; then comprexit; fi
+  if [ -n "${COMPREXIT:-}" ]; then comprexit "$COMPREXIT" ratios/comprexit-4x; fi
 }
-# A compressor of all contexts reads questions in the form it was trained with, so it has a table of its own.
+# CHECKPOINT RUN: its memories of the stage's contexts. A compressor of all contexts reads questions in the form it was trained
+# with, so it has a table of its own.
 comprexit() {
   python3 -c 'import json, sys
 for line in sys.stdin:
@@ -109,10 +112,10 @@ for line in sys.stdin:
     open(f"{sys.argv[1]}/{row['"'id'"']}.txt", "w", encoding="utf-8").write(row["context"])' \
     "$stage" < "$stage/contexts.jsonl"
   for text in "$stage"/*.txt; do
-    "$bin/ctxc-run" compress --checkpoint "$COMPREXIT" --text "$text" --max-tokens 0 --overwrite \
-      --out "$stage/comprexit-4x/memories/$(basename "$text" .txt).safetensors"
+    "$bin/ctxc-run" compress --checkpoint "$1" --text "$text" --max-tokens 0 --overwrite \
+      --out "$out/$2/memories/$(basename "$text" .txt).safetensors"
   done
-  measure comprexit ratios/comprexit-4x
+  measure comprexit "$2"
 }
 books() {
   gate books text/books.jsonl.gz
