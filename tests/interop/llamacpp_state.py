@@ -1,7 +1,7 @@
 """Restores what ctxc-export --to llamacpp-state wrote into a slot of a stock llama-server (of the xllamacpp wheel) over HTTP
-and compares with ctxc-run ask. On the embedded base in float32: all log-probabilities of the first new token, and the
-greedy tokens. On SmolLM2-135M (left out where scripts/setup.sh did not fetch it): the first greedy tokens; llama.cpp
-multiplies its quantised weights with activations that it rounds, so later ones may part. Without the state the same prompt
+and compares with ctxc-run ask. On the embedded base and on SmolLM2-135M (left out where scripts/setup.sh did not fetch it), both
+in float32: all log-probabilities of the first new token, and the greedy tokens. On SmolLM2-135M as it is shipped: the first
+greedy tokens; llama.cpp multiplies its quantised weights with activations that it rounds, so later ones may part. Without the state the same prompt
 must give something else. What the server saves again is a form for --llama-state-like. Both layouts of the values: flash
 attention on and off.
 """
@@ -19,15 +19,16 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from peft_prompt import ROOT, ctxc  # noqa: E402
-from tiny_gguf import write_gguf  # noqa: E402
+from tiny_gguf import write_dequantised, write_gguf  # noqa: E402
 
 LIGHTHOUSE = ("The lighthouse of Norrvik was built in 1871 by the engineer Karin Ekdahl. Its lamp burned rapeseed oil until "
               "1903, when a petroleum lamp took its place. The keeper, Olof Brandt, kept a diary for forty years.")
 PEOPLE = ("Notes: Boris lives in Oslo. The market sells soup. Boris works as a pilot. Boris likes honey. Boris owns a boat. "
           "The road to Lima is long.")
 NEW_TOKENS, PLACEHOLDER = 8, 3
-# Largest difference of a log-probability on float32 weights; llama.cpp's flash attention computes in float16 on CPUs.
-TOLERANCE = {"off": 1e-4, "on": 1e-2}
+# Largest difference of a log-probability on float32 weights, over the largest of all; llama.cpp's flash attention computes in
+# float16 on CPUs.
+TOLERANCE = {"off": 1e-4, "on": 1e-3}
 
 
 def start_server(model, folder, flash, dtype, params=None):
@@ -63,12 +64,12 @@ def complete(server, rows, ids, probabilities):
 
 
 def largest_difference(answer, logits):
-    """Of the log-probabilities of the first new token, over all that the server lists."""
+    """Of the log-probabilities of the first new token, all of which the server lists; relative to the largest."""
     ours = torch.log_softmax(logits.double(), 0)
     listed = answer["completion_probabilities"][0]["top_logprobs"]
     if len(listed) != len(ours):
         sys.exit(f"the server lists {len(listed)} of {len(ours)} tokens")
-    return max(abs(entry["logprob"] - ours[entry["id"]].item()) for entry in listed)
+    return max(abs(entry["logprob"] - ours[entry["id"]].item()) for entry in listed) / ours.abs().max().item()
 
 
 def check(base, text, question, work, ratio, exact):
@@ -103,7 +104,7 @@ def check(base, text, question, work, ratio, exact):
             sys.exit("llama-server does not read the memory as ctxc does")
         if exact:
             difference = largest_difference(found, asked["logits"][0, -1])
-            print(f"  largest difference of a log-probability {difference:.1e}")
+            print(f"  largest relative difference of a log-probability {difference:.1e}")
             if not difference <= TOLERANCE[flash]:
                 sys.exit("llama-server computes other logits than ctxc")
         post(server, "/slots/0?action=save", {"filename": "own.bin"})
@@ -125,9 +126,12 @@ def main(work):
     (work / "tiny").mkdir()
     check(tiny, PEOPLE, "Question: Boris likes", work / "tiny", ratio=1, exact=True)
     for model in sorted((ROOT / ".deps/models").glob("SmolLM2*.gguf"))[:1]:
-        (work / "smollm2").mkdir()
-        check(model, LIGHTHOUSE, "\n\nWho built the lighthouse?<|im_end|>\n<|im_start|>assistant\n", work / "smollm2",
-              ratio=2, exact=False)
+        whole = work / f"{model.stem}.float32.gguf"
+        write_dequantised(model, whole)
+        for base, exact in ((whole, True), (model, False)):
+            (work / base.stem).mkdir()
+            check(base, LIGHTHOUSE, "\n\nWho built the lighthouse?<|im_end|>\n<|im_start|>assistant\n", work / base.stem,
+                  ratio=2, exact=exact)
 
 
 if __name__ == "__main__":

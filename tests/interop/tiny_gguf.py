@@ -1,4 +1,5 @@
-"""models/tiny-facts (or another folder with a byte-level BPE) as a GGUF file of float32, for llama.cpp and ctxc alike.
+"""GGUF files of float32, for llama.cpp and ctxc alike: of models/tiny-facts (or another folder with a byte-level BPE), and of a
+quantised GGUF file (so that llama.cpp multiplies as ctxc does: it rounds the activations before quantised weights).
 
 llama.cpp rotates neighbouring channels, transformers the two halves: rows of q and k are permuted within every head.
 """
@@ -61,6 +62,23 @@ def write_gguf(folder, path):
             if f".{projection}." in name:
                 weight = interleaved(weight, config[heads])
         writer.add_tensor(gguf_name(name), weight.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_dequantised(source, path):
+    """The file `source` with every tensor as the float32 numbers that it stands for."""
+    reader = gguf.GGUFReader(source)
+    fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    writer = gguf.GGUFWriter(path, fields.pop("general.architecture").contents())
+    fields.pop("general.file_type", None)
+    for name, field in fields.items():
+        kind = field.types[0]
+        writer.add_key_value(name, field.contents(), kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
