@@ -305,9 +305,17 @@ def several_seeds(found, title):
     table(rows)
 
 
+def first_questions(sets, asked):
+    """Those of `sets` that `asked` has: the first of each set."""
+    return {name: {passage: sets[name][passage][:len(rows)] for passage, rows in clusters.items()} for name, clusters in asked.items()}
+
+
 def spread():
-    """Seed 42 and the references are those of the stage sets: the same questions."""
-    found = {**measured("spread")[0], **measured("eval")[0]}
+    """Seed 42 and the references are those of the stage sets: the same questions, which has more of them."""
+    found = measured("spread")[0]
+    if found:
+        asked = next(iter(found.values()))
+        found.update({method: first_questions(sets, asked) for method, sets in measured("eval")[0].items()})
     several_seeds({method: averaged(sets) for method, sets in found.items()}, "Five sets")
 
 
@@ -370,14 +378,20 @@ def plot(found, cost):
 
 
 def noise():
-    rows = [["noise of the channel", "NLL on SQuAD, nats a token"]]
-    for name in ("zero", "1", "2", "3", "4", "5"):
-        folder = os.path.join(OUT, "noise-" + name)
-        if not os.path.exists(os.path.join(folder, "results.json")):
-            return
-        _, found = read_records(folder)
-        rows.append(["none" if name == "zero" else f"seed {name}", cell(interval(found["checkpoint"], 2), 3)])
-    table(rows)
+    seeds = ("zero", "1", "2", "3", "4", "5")
+    rows = [["NLL, nats a token", "set", "no noise"] + [f"seed {seed}" for seed in seeds[1:]]]
+    for name in ("diffusion", "diffusion-residual"):
+        folders = [os.path.join(OUT, f"noise-{name}-{seed}") for seed in seeds]
+        if not all(os.path.exists(os.path.join(folder, "results.json")) for folder in folders):
+            continue
+        found = [read_records(folder)[1]["checkpoint"] for folder in folders]
+        for shown in ("squad", "five sets"):
+            chosen = [averaged(sets) if shown == "five sets" else {shown: sets[shown]} for sets in found]
+            gaps = [interval(minus(sets, chosen[0]), 2) for sets in chosen[1:]]
+            rows.append([name, shown, cell(interval(chosen[0], 2), 3)] + [cell(gap, 3)for gap in gaps])
+    if len(rows) > 1:
+        rows[0][3:] = [f"{name} minus none" for name in rows[0][3:]]
+        table(rows)
 
 
 if __name__ == "__main__":

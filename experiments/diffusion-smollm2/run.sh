@@ -8,7 +8,8 @@
 #   rates       the same at 3e-4 and 3e-3
 #   seeds       the same at 1e-3, seeds 43 and 44
 #   references  trained virtual tokens before nothing, a part or all of the text
-#   curriculum  8x, then 16x, 100 steps each from checkpoint to checkpoint, seed 42; truncation to as many tokens, trained
+#   curriculum  8x, then 16x, 100 steps each from checkpoint to checkpoint, seed 42 (variants with a residual after the stage form);
+#               truncation to as many tokens, trained
 #   squad       likelihood of the answers on 500 questions of SQuAD, all runs that are there; those of the main seed also behind the
 #               memory of another passage
 #   eight       the same at 8x
@@ -17,9 +18,9 @@
 #   form        what may keep slots from saying the text, seed 42: compressors behind 16 virtual tokens, with the first embedding as a
 #               residual, distilled, at a higher rate; likelihood behind their own and another passage's memory (references: stage squad)
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
-#   sets        likelihood and answers on the six sets
+#   sets        likelihood and answers on the six sets, 500 questions of each where it has so many; the bare base too
 #   spread      likelihood on the six sets, seeds 43 and 44
-#   seeded      diffusion with the noise of its channel
+#   seeded      diffusion, with the residual too, with the noise of its channel: likelihood on the six sets
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -107,6 +108,7 @@ reader=$out/prompt-full-42-1e-3   # what reads the tokens that a cut leaves
 seeds=({diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-4{3,4}-1e-3)
 trained=({no-channel,progressive,progressive-window,comprexit,mean_pool,icae,500x,sac}-42-1e-3
   "${seeds[@]}" prompt-{none,head,tail,full}-42-1e-3)
+shorter=(progressive comprexit mean_pool 500x {diffusion,progressive}-residual)   # and diffusion: at 8x and 16x
 asked=(run.threads=1 eval.nll=true eval.query_tokens=64)
 still=(train.steps=1 train.lr=1e-12 train.warmup=0 train.save_every=0 train.valid_every=1)
 
@@ -135,7 +137,8 @@ for stage in "${stages[@]}"; do
     seeds) for seed in 43 44; do for name in "${compressors[@]}"; do fit "$name" "$seed" 1e-3 200; done; done ;;
     references) for name in "${references[@]}"; do fit "prompt-$name" 42 1e-3 100; done ;;
     curriculum)
-      for name in diffusion progressive comprexit mean_pool 500x; do
+      for name in diffusion progressive comprexit mean_pool 500x {diffusion,progressive}-residual; do
+        [ -e "$out/$name-42-1e-3/trained" ] || continue
         from=$out/$name-42-1e-3
         for ratio in 8 16; do
           choose "$name" $ratio
@@ -158,8 +161,8 @@ for stage in "${stages[@]}"; do
       ratio=16x
       [ "$stage" = eight ] && ratio=8x
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-$ratio" --out "$out/$stage" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {progressive,comprexit,mean_pool,500x}-$ratio \
-        prompt-{head,tail}-$ratio prompt-{none,full}-42-1e-3),bm25=$reader,$(foreign {progressive,comprexit,mean_pool,500x}-$ratio)" \
+        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${shorter[@]/%/-$ratio}" prompt-{head,tail}-$ratio prompt-{none,full}-42-1e-3),bm25=$reader,$(foreign \
+        "${shorter[@]/%/-$ratio}")" \
         > "$out/$stage.md" ;;
     longer)
       for name in diffusion mean_pool progressive; do
@@ -181,18 +184,21 @@ for stage in "${stages[@]}"; do
         "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]" \
         --methods "$(measured "${trained[@]}"),full,none,truncate_head,truncate_tail" > "$out/text.md" ;;
     sets)
-      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
-        eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3 \
-        prompt-{none,head,tail,full}-42-1e-3),bm25=$reader" > "$out/eval.md" ;;
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/eval" --limit "${LIMIT:-500}" "${asked[@]}" \
+        eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac,{diffusion,progressive}-residual}-42-1e-3 \
+        prompt-{none,head,tail,full}-42-1e-3),bm25=$reader,full,none,truncate_head,truncate_tail" > "$out/eval.md" ;;
     spread)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/spread" --limit "${LIMIT:-100}" "${asked[@]}" \
         eval.max_new_tokens=1 --methods "$(measured "${seeds[@]}")" > "$out/spread.md" ;;
     seeded) # the likelihood alone: one token is decoded
-      for noise in zero 1 2 3 4 5; do
-        seed=(compressor.infer_noise=seeded "compressor.noise_seed=$noise")
-        [ "$noise" = zero ] && seed=()
-        "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --methods checkpoint --benchmarks squad --out "$out/noise-$noise" \
-          --limit "${LIMIT:-100}" "${asked[@]}" eval.max_new_tokens=1 "${seed[@]}" > "$out/noise-$noise.md"
+      for name in diffusion diffusion-residual; do
+        [ -e "$out/$name-42-1e-3/trained" ] || continue
+        for noise in zero 1 2 3 4 5; do
+          seed=(compressor.infer_noise=seeded "compressor.noise_seed=$noise")
+          [ "$noise" = zero ] && seed=()
+          "$bin/ctxc-eval" --checkpoint "$out/$name-42-1e-3" --methods checkpoint --out "$out/noise-$name-$noise" \
+            --limit "${LIMIT:-100}" "${asked[@]}" eval.max_new_tokens=1 "${seed[@]}" > "$out/noise-$name-$noise.md"
+        done
       done ;;
     *) echo "error: unknown stage '$stage' (expected ${stages[*]})" >&2; exit 2 ;;
   esac

@@ -17,7 +17,8 @@ NAMES = {"lora": "lcc", "lora-4x": "lcc 4x", "lora-16x": "lcc 16x", "truncate-4x
          "comprexit-8x": "ComprExIT 8x"}
 STAGES = {"main": "Methods at 8x", "ablations": "Ablations of lcc at 8x", "ratios": "Ratios (without a number: 8x)",
           "books": "Books at 8x: the 64 tokens that follow the context", "long": "The steps of the preset at 8x",
-          "nq": "NaturalQuestions at 8x", "wide": "Contexts of 300 to 700 words at 8x"}
+          "nq": "NaturalQuestions at 8x", "wide": "Contexts of 300 to 700 words at 8x",
+          "deep": "Pages of TriviaQA of 700 to 750 words at 8x", "deep-books": "Passages of books of 720 words at 8x"}
 
 
 def lines(path):

@@ -5,7 +5,8 @@
 #   OUT        where runs and tables go
 #   STAGES     sweep (learning rates, contexts of the training split), main (8x), ablations (8x, contexts of main),
 #              ratios (4x, 16x), books (8x, the text that follows), long (8x, the preset's steps),
-#              nq (8x, NaturalQuestions: one question a context), wide (8x, 5 contexts of 300 to 700 words)
+#              nq (8x, NaturalQuestions: one question a context), wide (8x, 5 contexts of 300 to 700 words),
+#              deep (8x, DEEP pages of TriviaQA of 700 to 750 words: one question each), deep-books (8x, passages of 720 words)
 #              warm (8x, the first contexts of main: direct keys and values from those of FIVEHUNDREDX)
 #   FIVEHUNDREDX  run of 500x at 8x on this base
 #   COMPREXIT  run of comprexit at 4x on this base: a method of its own at 4x, and the warm start of a compile there
@@ -15,7 +16,7 @@ cd "$(dirname "$0")/../.."
 bin="${BIN:-build/release/bin}"
 data="${DATA:?DATA=folder that holds mrqa/SQuAD.dev.jsonl.gz and text/books.jsonl.gz}"
 out="${OUT:-runs/lcc-smollm2}"
-stages="${STAGES:-sweep main ablations ratios books long nq wide warm}" methods="${METHODS:-truncate snapkv lora kv buffers lora-continued}"
+stages="${STAGES:-sweep main ablations ratios books long nq wide deep deep-books warm}" methods="${METHODS:-truncate snapkv lora kv buffers lora-continued}"
 contexts="${CONTEXTS:-10}" few="${FEW:-3}"   # few: contexts of every stage but main
 steps="${STEPS:-150}" words="${WORDS:-170-200}"
 continuations=0                              # but for the runs whose name says so
@@ -139,6 +140,17 @@ wide() {
   for method in truncate lora; do compile "wide/$method" 8 "compressor.optimise=$method"; done
   measure measured $(under wide truncate lora)
 }
+deep() {
+  draw deep mrqa/TriviaQA.dev.jsonl.gz "${DEEP:-6}" 700-750 1
+  for method in truncate lora; do compile "deep/$method" 8 "compressor.optimise=$method"; done
+  measure measured $(under deep truncate lora)
+}
+deep-books() {
+  draw deep-books text/books.jsonl.gz "$few" 700-720
+  compile deep-books/truncate 8 compressor.optimise=truncate
+  continuations=8 compile deep-books/lora-continued 8
+  measure measured $(under deep-books truncate lora-continued)
+}
 warm() {
   if [ -z "${FIVEHUNDREDX:-}" ]; then echo "no FIVEHUNDREDX=RUN: the warm start of keys and values is left out" >&2; return; fi
   draw warm mrqa/SQuAD.dev.jsonl.gz "$contexts"
@@ -148,8 +160,8 @@ warm() {
 
 for name in $stages; do
   case "$name" in
-    sweep | main | ablations | ratios | books | long | nq | wide | warm) "$name" ;;
-    *) echo "unknown stage: $name (sweep, main, ablations, ratios, books, long, nq, wide, warm)" >&2; exit 2 ;;
+    sweep | main | ablations | ratios | books | long | nq | wide | deep | deep-books | warm) "$name" ;;
+    *) echo "unknown stage: $name (sweep, main, ablations, ratios, books, long, nq, wide, deep, deep-books, warm)" >&2; exit 2 ;;
   esac
   python3 "$here/collect.py" "$out" > "$out/tables.md" || true   # its exit code says that a gate fails
 done
