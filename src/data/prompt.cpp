@@ -89,6 +89,14 @@ Tokens Prompt::context_ids(const std::string& context) const {
   return ids;
 }
 
+Tokens Prompt::context_tail(const Tokens& ids, size_t limit) const {
+  if (ids.size() <= limit) return ids;
+  const std::ptrdiff_t front = config_.context_bos ? 1 : 0;
+  Tokens kept(ids.begin(), ids.begin() + front);
+  kept.insert(kept.end(), ids.end() - (static_cast<std::ptrdiff_t>(limit) - front), ids.end());
+  return kept;
+}
+
 Tokens Prompt::query_ids(const std::string& question, int64_t max_question_tokens) const {
   const std::string asked = config_.question_prefix + clean_question(question);
   if (!config_.split_question) return tokenizer_.encode(asked + config_.answer_prompt + turn_close_);

@@ -47,6 +47,9 @@ class Prompt {
   std::string clean_answer(const std::string& text) const;
   /// Cleaned, tokenised, not truncated. With context_bos the first id is BOS: who truncates keeps it.
   Tokens context_ids(const std::string& context) const;
+  /// The last `limit` of ids that context_ids() gave (all, if there are fewer); with context_bos BOS stays in
+  /// front.
+  Tokens context_tail(const Tokens& ids, size_t limit) const;
   /// Cleaned, template applied. With split_question, `max_question_tokens` > 0 keeps that many tokens of the
   /// question from its beginning (the peer's evaluation: 64); the answer prompt is always whole.
   Tokens query_ids(const std::string& question, int64_t max_question_tokens = 0) const;

@@ -77,22 +77,15 @@ class Encoder {
       const std::string_view tail = last_characters(clean, 6 * rules_.context_tokens);
       cut_characters = tail.size() < clean.size();
       ids = prompt_.tokenizer().encode(tail);
-      if (prompt_.config().context_bos && prompt_.tokenizer().bos())
-        ids.insert(ids.begin(), *prompt_.tokenizer().bos());
+      if (prompt_.config().context_bos) ids.insert(ids.begin(), *prompt_.tokenizer().bos());
     } else {
       ids = prompt_.context_ids(text);
     }
     const size_t limit = static_cast<size_t>(rules_.context_tokens);
     source_tokens = static_cast<int64_t>(std::max(ids.size(), cut_characters ? limit + 1 : 0));
     if (ids.size() <= limit) return ids;
-    if (rules_.truncate == "head") {
-      ids.resize(limit);
-      return ids;
-    }
-    const bool has_bos = prompt_.config().context_bos && ids.front() == prompt_.tokenizer().bos();
-    const TokenId first = ids.front();
-    keep_last(ids, has_bos ? limit - 1 : limit);
-    if (has_bos) ids.insert(ids.begin(), first);
+    if (rules_.truncate == "tail") return prompt_.context_tail(ids, limit);
+    ids.resize(limit);
     return ids;
   }
 

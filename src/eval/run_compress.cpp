@@ -64,13 +64,6 @@ bool keeps_tail(const LoadedMethod& method) {
   return side && !side->is_null() && side->scalar() == "tail";
 }
 
-/// What keeps_tail() keeps of `ids`: the last `limit`; BOS, where the context has one, stays in front.
-Tokens tail_of(const Tokens& ids, int64_t limit, bool bos) {
-  Tokens kept(ids.begin(), ids.begin() + (bos ? 1 : 0));
-  kept.insert(kept.end(), ids.end() - (limit - (bos ? 1 : 0)), ids.end());
-  return kept;
-}
-
 /// The text's tokens, cut the way training cut them. `found` = tokens before.
 Tokens context_of(const LoadedMethod& method, const Prompt& prompt, const std::string& text, int64_t limit,
                   int64_t& found) {
@@ -79,7 +72,7 @@ Tokens context_of(const LoadedMethod& method, const Prompt& prompt, const std::s
   CTXC_CHECK(found > 0, ErrorKind::kInput, "give a text with at least one character",
              "--text: the text is empty");
   if (limit == 0 || found <= limit) return ids;
-  if (keeps_tail(method)) return tail_of(ids, limit, prompt.config().context_bos);
+  if (keeps_tail(method)) return prompt.context_tail(ids, static_cast<size_t>(limit));
   ids.resize(static_cast<size_t>(limit));
   return ids;
 }
@@ -136,7 +129,7 @@ Tokens slice_of(const Tokens& tokens, int64_t first, int64_t count) {
   return {begin, begin + std::min(count, static_cast<int64_t>(tokens.size()) - first)};
 }
 
-/// The same of a stream, in the memory of what is kept; `found` = tokens of all of it.
+/// Prompt::context_tail() of a stream, in the memory of what is kept; `found` = tokens of all of it.
 Tokens tail_of(TokenStream& stream, int64_t limit, int64_t part, bool bos, int64_t& found) {
   Tokens kept = bos ? stream.next(1) : Tokens();
   found = static_cast<int64_t>(kept.size());

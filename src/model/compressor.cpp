@@ -9,6 +9,25 @@ Registry<CompressorEntry>& compressor_registry() {
   return registry;
 }
 
+Yaml resolve_compressor(const Yaml& section, const std::string& path) {
+  CTXC_CHECK(section.kind() == Yaml::Kind::kMap, ErrorKind::kUsage,
+             fmt::format("write '{}: {{name: comprexit}}'", path.substr(path.rfind('.') + 1)),
+             "{}: {}: wrong type (found {}, expected a map)", section.where(), path,
+             section.kind() == Yaml::Kind::kList ? "a list" : "a value");
+  const Yaml* name = section.find("name");
+  CTXC_CHECK(name && name->kind() == Yaml::Kind::kScalar, ErrorKind::kUsage,
+             "registered: " + join(compressor_registry().names(), ", "), "{}: {}.name is missing",
+             section.where(), path);
+  if (!compressor_registry().contains(name->scalar())) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("{}: unknown compressor (found '{}', expected one of: {})", name->where(),
+                            name->scalar(), join(compressor_registry().names(), ", ")),
+                did_you_mean(name->scalar(), compressor_registry().names()));
+  }
+  const std::string keys = compressor_registry().at(name->scalar()).factory.resolve(section, path);
+  return Yaml::parse(fmt::format("name: {}\n{}", name->scalar(), keys), section.where());
+}
+
 std::shared_ptr<Compressor> make_compressor(const Yaml& section, const CompressorSetup& setup) {
   const Yaml* name = section.kind() == Yaml::Kind::kMap ? section.find("name") : nullptr;
   CTXC_CHECK(name && name->kind() == Yaml::Kind::kScalar, ErrorKind::kUsage,

@@ -83,7 +83,8 @@ enum class Scope { kAmortized, kPerDocument };
 struct Needs {
   std::vector<int64_t> hidden;  ///< hidden states read
   int64_t layers = 0;           ///< layers run; 0 = all
-  bool lora = false, kv = false;
+  bool lora = false;
+  bool kv = false;  ///< keys and values of the pass, of which the memory is made
 };
 
 /// What a method is built from besides its own configuration.
@@ -136,10 +137,15 @@ struct CompressorEntry {
   /// Parses the flat section `compressor` (strictly) and builds the method.
   std::function<std::shared_ptr<Compressor>(const Yaml& section, const CompressorSetup& setup)> create;
   std::function<std::string(const std::string& key)> help;  ///< help_for() of its configuration
-  std::function<std::string(const Yaml& section)> resolve;  ///< the section with defaults filled in
+  /// The section (whose key is `path`, as errors name it) with defaults filled in.
+  std::function<std::string(const Yaml& section, const std::string& path)> resolve;
   Scope scope = Scope::kAmortized;
 };
 Registry<CompressorEntry>& compressor_registry();
+
+/// The section of a method (whose key is `path`) with its name, and the defaults of its keys filled in. Error
+/// kUsage: no or an unknown name, an unknown key, a wrong value.
+Yaml resolve_compressor(const Yaml& section, const std::string& path = "compressor");
 
 /// Builds the method that `section["name"]` names. Error kUsage.
 std::shared_ptr<Compressor> make_compressor(const Yaml& section, const CompressorSetup& setup);
@@ -159,9 +165,9 @@ CompressorEntry compressor_entry() {
             config.describe(fields);
             return help_for(fields, key, "compressor");
           },
-          [](const Yaml& section) {
+          [](const Yaml& section, const std::string& path) {
             Config config;
-            read_config(section, config, "compressor", {"name"});
+            read_config(section, config, path, {"name"});
             return dump_config(config);
           },
           std::is_base_of_v<PerDocument, Method> ? Scope::kPerDocument : Scope::kAmortized};

@@ -14,27 +14,6 @@
 namespace ctxc {
 namespace {
 
-Yaml resolve_compressor(const Yaml& section) {
-  if (section.is_null())
-    return Yaml::parse("name: comprexit\n" + compressor_registry().at("comprexit").factory.resolve(section),
-                       "default");
-  CTXC_CHECK(section.kind() == Yaml::Kind::kMap, ErrorKind::kUsage, "write 'compressor: {name: comprexit}'",
-             "{}: compressor: wrong type (found {}, expected a map)", section.where(),
-             section.kind() == Yaml::Kind::kList ? "a list" : "a value");
-  const Yaml* name = section.find("name");
-  CTXC_CHECK(name && name->kind() == Yaml::Kind::kScalar, ErrorKind::kUsage,
-             "registered: " + join(compressor_registry().names(), ", "), "{}: compressor.name is missing",
-             section.where());
-  if (!compressor_registry().contains(name->scalar())) {
-    throw Error(ErrorKind::kUsage,
-                fmt::format("{}: unknown compressor (found '{}', expected one of: {})", name->where(),
-                            name->scalar(), join(compressor_registry().names(), ", ")),
-                did_you_mean(name->scalar(), compressor_registry().names()));
-  }
-  const std::string keys = compressor_registry().at(name->scalar()).factory.resolve(section);
-  return Yaml::parse(fmt::format("name: {}\n{}", name->scalar(), keys), section.where());
-}
-
 double number_of(const Yaml& value, const std::string& key) {
   char* end = nullptr;
   const std::string text = value.kind() == Yaml::Kind::kScalar ? value.scalar() : "";
@@ -169,6 +148,7 @@ RunConfig resolve_run_config(Yaml document, const std::vector<std::string>& over
   document = with_preset(document);
   RunConfig config;
   read_config(document, config, "");
+  if (config.compressor.is_null()) config.compressor = Yaml::parse("name: comprexit", "default");
   config.compressor = resolve_compressor(config.compressor);
   if (config.objective.is_null()) config.objective = Yaml::parse("ce: 1", "default");
   if (config.data.root.empty()) {

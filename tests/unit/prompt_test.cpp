@@ -86,6 +86,10 @@ TEST(Prompt, OptionsChangeWhatTheySay) {
   EXPECT_EQ(bare.answer_ids("Rome ."), ids(" Rome .") + Tokens{bare.eos()});
   EXPECT_EQ(bare.context_ids("[TLE] x"), Tokens{*bare.tokenizer().bos()} + ids("[TLE] x"));
   EXPECT_EQ(bare.head_ids(), Tokens{});
+  const Tokens five = {*bare.tokenizer().bos(), 5, 6, 7, 8};
+  EXPECT_EQ(bare.context_tail(five, 3), (Tokens{five[0], 7, 8}));
+  EXPECT_EQ(bare.context_tail(five, 5), five);
+  EXPECT_EQ(prompt().context_tail(five, 3), (Tokens{6, 7, 8})) << "without BOS in the context";
 }
 
 TEST(Prompt, SplitQuestionsAreTokenisedApart) {

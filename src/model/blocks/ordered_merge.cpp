@@ -29,6 +29,10 @@ PathStart path_start_named(const std::string& init) {
   return init == "pca_first" ? PathStart::kFirst : PathStart::kRandom;
 }
 
+PathStart slot_merge_start_named(const std::string& init) {
+  return init == "residual" ? PathStart::kFirst : path_start_named(init);
+}
+
 Pool pool_named(const std::string& name) {
   if (name == "concat") return Pool::kConcat;
   if (name == "mean") return Pool::kMean;

@@ -17,8 +17,10 @@ namespace ctxc {
 /// Where the matrices of a path start: drawn; or so that a merged vector is near its members' mean, or near
 /// its first member, with quiet residual branches.
 enum class PathStart { kRandom, kMean, kFirst };
-/// random | pca | pca_first (the key `init` of the methods)
+/// random | pca | pca_first | residual (the key `init` of the methods): of the path from tokens to latents.
 PathStart path_start_named(const std::string& init);
+/// The same of a merge of finished slots' features: with `residual` their embeddings stay the first member's.
+PathStart slot_merge_start_named(const std::string& init);
 
 enum class Pool { kConcat, kMean, kMeanLinear, kAttention, kRotatedAttention };
 /// concat | mean | mean_linear | attn | attn_rot

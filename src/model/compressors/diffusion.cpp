@@ -77,7 +77,7 @@ Diffusion::Diffusion(Config config, CompressorSetup setup)
   if (config_.slots == "log" || config_.slots == "latents+state")
     merge_ = register_module(
         "merge", std::make_shared<PairPool>(width + latent, config_.heads, Pool::kConcat, seed, "merge",
-                                            residual ? PathStart::kFirst : path_start_named(config_.init)));
+                                            slot_merge_start_named(config_.init)));
   if (config_.recon)
     parts_.up = register_module("up", std::make_shared<UpPath>(config_.path(), latent, seed, "up"));
   if (config_.position)

@@ -58,9 +58,9 @@ Progressive::Progressive(Config config, CompressorSetup setup)
     if (pca) start_along(*out_, directions, 0);
     if (residual) out_->start_at_residual(width);
     if (config_.has_buffer() || config_.slots == "log")
-      merge_ = register_module(
-          "merge", std::make_shared<PairPool>(features, config_.heads, Pool::kConcat, seed, "merge",
-                                              residual ? PathStart::kFirst : path_start_named(config_.init)));
+      merge_ =
+          register_module("merge", std::make_shared<PairPool>(features, config_.heads, Pool::kConcat, seed,
+                                                              "merge", slot_merge_start_named(config_.init)));
   }
   if (config_.has_buffer()) {
     buffer_ = register_module(

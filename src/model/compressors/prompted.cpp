@@ -23,27 +23,26 @@ struct PromptedConfig {
   }
 };
 
-const std::string& name_of_method(const PromptedConfig& config) {
-  const Yaml* name = config.method.kind() == Yaml::Kind::kMap ? config.method.find("name") : nullptr;
+void check_method(const Yaml& method, const std::string& path) {
+  const Yaml* name = method.kind() == Yaml::Kind::kMap ? method.find("name") : nullptr;
   CTXC_CHECK(name && name->kind() == Yaml::Kind::kScalar, ErrorKind::kUsage,
-             "write 'method: {name: mean_pool, ratio: 4}'", "{}: compressor.method: no compressor is named",
-             config.method.where());
+             "write 'method: {name: mean_pool, ratio: 4}'", "{}: {}: no compressor is named", method.where(),
+             path);
   const std::string& found = name->scalar();
   // Several times virtual tokens would be one time more of them.
-  CTXC_CHECK(compressor_registry().contains(found) && found != "prompted" &&
-                 compressor_registry().at(found).factory.scope == Scope::kAmortized,
-             ErrorKind::kUsage, "ctxc-train --list compressors",
-             "{}: compressor.method.name: not a compressor for virtual tokens (found '{}', expected a "
-             "trained compressor of all contexts)",
-             name->where(), found);
-  return found;
+  CTXC_CHECK(
+      compressor_registry().contains(found) && found != "prompted" &&
+          compressor_registry().at(found).factory.scope == Scope::kAmortized,
+      ErrorKind::kUsage, "ctxc-train --list compressors",
+      "{}: {}.name: not a compressor for virtual tokens (found '{}', expected a trained compressor of all "
+      "contexts)",
+      name->where(), path, found);
 }
 
 /// With the defaults of the method filled in.
-PromptedConfig resolved(PromptedConfig config) {
-  const std::string& name = name_of_method(config);
-  const std::string keys = compressor_registry().at(name).factory.resolve(config.method);
-  config.method = Yaml::parse(fmt::format("name: {}\n{}", name, keys), config.method.where());
+PromptedConfig resolved(PromptedConfig config, const std::string& path = "compressor") {
+  check_method(config.method, path + ".method");
+  config.method = resolve_compressor(config.method, path + ".method");
   return config;
 }
 
@@ -52,6 +51,9 @@ class Prompted : public Compressor {
   using Config = PromptedConfig;
   Prompted(Config config, CompressorSetup setup) : config_(resolved(std::move(config))) {
     method_ = register_module("method", make_compressor(config_.method, setup));
+    CTXC_CHECK(!method_->needs().kv, ErrorKind::kUsage, "take a method that gives slots",
+               "compressor.method: virtual tokens stand before slots (found a method whose memory is keys "
+               "and values)");
     ids_K_ = virtual_token_ids(config_.tokens, config_.init_ids, setup.backbone.vocab_size);
     delta_KD_ = register_parameter("delta", at::zeros({config_.tokens, setup.backbone.hidden_size}));
   }
@@ -66,9 +68,6 @@ class Prompted : public Compressor {
     Compressed result = method_->compress(context, key, in);
     recorded_ = method_->recorded();
     Memory& memory = result.memory;
-    CTXC_CHECK(memory.slots_BKD.defined(), ErrorKind::kUsage, "take a method that gives slots",
-               "compressor.method: virtual tokens stand before slots (found keys and values of '{}')",
-               name_of_method(config_));
     const int64_t batch = memory.batch(), head = memory.head_ids_BP.size(1), more = config_.tokens;
     const Tensor rows_KD = virtual_tokens(ids_K_, delta_KD_, context.backbone());
     memory.slots_BKD =
@@ -103,10 +102,10 @@ class Prompted : public Compressor {
 
 CompressorEntry entry() {
   CompressorEntry entry = detail::compressor_entry<Prompted>();
-  entry.resolve = [](const Yaml& section) {
+  entry.resolve = [](const Yaml& section, const std::string& path) {
     PromptedConfig config;
-    read_config(section, config, "compressor", {"name"});
-    return dump_config(resolved(std::move(config)));
+    read_config(section, config, path, {"name"});
+    return dump_config(resolved(std::move(config), path));
   };
   return entry;
 }
