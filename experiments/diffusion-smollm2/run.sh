@@ -38,6 +38,8 @@ mkdir -p "$out"
 
 # Cross-entropy alone, for methods without terms of their own; none distils (kd doubles a step).
 ce='objective={ce: 1}'
+# The start of all that are not called residual, which is the presets'.
+copied=(compressor.init=pca_first)
 # NAME: the configuration `method` with its compressor behind 16 virtual tokens, as the references have them.
 behind_tokens() {
   "$bin/ctxc-train" "${method[@]}" --print-config |
@@ -48,16 +50,16 @@ behind_tokens() {
 choose() {
   local ratio=${2:-4}
   case $1 in
-    diffusion) method=($diffusion compressor.ratio=$ratio 'objective={ce: 1, kl: 0, agg: 0.01, denoise: 0.1, recon: 0.1}') ;;
+    diffusion) method=($diffusion "${copied[@]}" compressor.latent_width=256 compressor.ratio=$ratio 'objective={ce: 1, kl: 0, agg: 0.01, denoise: 0.1, recon: 0.1}') ;;
     diffusion-576) # as wide as the base, so that the start holds all of an embedding
       choose diffusion "$ratio"
       method+=(compressor.width=576 compressor.heads=9 compressor.latent_width=576) ;;
     diffusion-residual) # the first embedding of a window stays in its latent, which is as wide as the base
       choose diffusion "$ratio"
       method+=(compressor.init=residual compressor.latent_width=576) ;;
-    no-channel) method=($diffusion compressor.ratio=$ratio compressor.channel=none 'objective={ce: 1, agg: 0.01, recon: 0.1}') ;;
+    no-channel) method=($diffusion "${copied[@]}" compressor.latent_width=256 compressor.ratio=$ratio compressor.channel=none 'objective={ce: 1, agg: 0.01, recon: 0.1}') ;;
     progressive) # one slice, so that no vector of the buffer is read
-      method=($progressive compressor.ratio=$ratio compressor.chunk=128 compressor.random_slices=1 compressor.random_keep=0
+      method=($progressive "${copied[@]}" compressor.ratio=$ratio compressor.chunk=128 compressor.random_slices=1 compressor.random_keep=0
         'objective={ce: 1, recon: 0.1, nce: 0.05}') ;;
     progressive-residual)
       choose progressive "$ratio"
