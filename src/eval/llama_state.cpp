@@ -9,6 +9,7 @@ namespace ctxc {
 namespace {
 
 constexpr uint32_t kMagic = 0x67677371;  // 'ggsq'
+constexpr int64_t kMaxStreams = 256;     // sequences of a context of llama.cpp at most
 
 int32_t ggml_type(at::ScalarType type) {
   if (type == at::kFloat) return 0;
@@ -68,6 +69,7 @@ class Reader {
                "save it with one sequence, by the model this memory was made for",
                "{}: not a state that fits: {} (found {}, expected {})", path_, what, found, expected);
   }
+  const std::string& path() const { return path_; }
   void expect_end() const { expect(at_ == bytes_.size(), "bytes after the end", bytes_.size() - at_, 0); }
 
  private:
@@ -94,6 +96,44 @@ void unwrap(const Reader& in, std::vector<int32_t>& tokens) {
   tokens = std::vector<int32_t>(tokens.begin() + 3, tokens.end() - 1);
 }
 
+/// The one stream that holds rows.
+void read_rows(Reader& in, int64_t rows, int64_t groups, int64_t width, LlamaState& state) {
+  const int64_t channels = groups * width;
+  for (int64_t i = 0; i < rows; ++i) {
+    const int32_t position = in.get<int32_t>();
+    in.expect(position == i, "position of a row", position, i);
+    for (uint32_t sequences = in.get<uint32_t>(); sequences > 0; --sequences) in.get<int32_t>();
+  }
+  state.form.transposed = in.get<uint32_t>() != 0;
+  const uint32_t layers = in.get<uint32_t>();
+  if (state.form.version == 4) in.get<uint64_t>();
+  std::vector<Tensor> keys, values;
+  for (uint32_t layer = 0; layer < layers; ++layer) {
+    state.form.key_type = scalar_of(in.get<int32_t>(), in.path());
+    const int64_t row_bytes = static_cast<int64_t>(in.get<uint64_t>());
+    const int64_t expected = channels * static_cast<int64_t>(at::elementSize(state.form.key_type));
+    in.expect(row_bytes == expected, "bytes of a key row", row_bytes, expected);
+    keys.push_back(in.get({rows, groups, width}, state.form.key_type).transpose(0, 1));
+  }
+  for (uint32_t layer = 0; layer < layers; ++layer) {
+    state.form.value_type = scalar_of(in.get<int32_t>(), in.path());
+    const int64_t size = static_cast<int64_t>(at::elementSize(state.form.value_type));
+    if (state.form.transposed) {
+      const int64_t value_bytes = in.get<uint32_t>();
+      in.expect(value_bytes == size, "bytes of a value", value_bytes, size);
+      const int64_t found = in.get<uint32_t>();
+      in.expect(found == channels, "channels of a value", found, channels);
+      values.push_back(in.get({groups, width, rows}, state.form.value_type).transpose(1, 2));
+    } else {
+      const int64_t row_bytes = static_cast<int64_t>(in.get<uint64_t>());
+      in.expect(row_bytes == channels * size, "bytes of a value row", row_bytes, channels * size);
+      values.push_back(in.get({rows, groups, width}, state.form.value_type).transpose(0, 1));
+    }
+  }
+  state.k_LGNE = keys.empty() ? Tensor() : separated(at::stack(keys)).contiguous();
+  state.v_LGNE = values.empty() ? Tensor() : at::stack(values).contiguous();
+}
+
 }  // namespace
 
 std::string write_llama_state(const Tensor& k_LGNE, const Tensor& v_LGNE, const LlamaStateForm& form) {
@@ -109,7 +149,7 @@ std::string write_llama_state(const Tensor& k_LGNE, const Tensor& v_LGNE, const 
   out.put(static_cast<uint32_t>(form.version));
   out.put(static_cast<uint32_t>(rows));
   for (int64_t i = 0; i < rows; ++i) out.put(form.placeholder);
-  out.put(uint32_t{1});
+  out.put(static_cast<uint32_t>(form.streams));
   out.put(static_cast<uint32_t>(rows));
   for (int64_t i = 0; i < rows; ++i) {
     out.put(static_cast<int32_t>(i));
@@ -135,6 +175,7 @@ std::string write_llama_state(const Tensor& k_LGNE, const Tensor& v_LGNE, const 
       out.put(v_LNC[layer]);
     }
   }
+  for (int64_t stream = 1; stream < form.streams; ++stream) out.put(uint32_t{0});
   return std::move(out.bytes);
 }
 
@@ -149,44 +190,18 @@ LlamaState read_llama_state(const std::string& path, int64_t groups, int64_t wid
   const uint32_t tokens = in.get<uint32_t>();
   for (uint32_t i = 0; i < tokens; ++i) state.tokens.push_back(in.get<int32_t>());
   unwrap(in, state.tokens);
-  const uint32_t streams = in.get<uint32_t>();
-  in.expect(streams == 1, "streams", streams, 1);
-  const int64_t rows = in.get<uint32_t>(), channels = groups * width;
-  for (int64_t i = 0; i < rows; ++i) {
-    const int32_t position = in.get<int32_t>();
-    in.expect(position == i, "position of a row", position, i);
-    for (uint32_t sequences = in.get<uint32_t>(); sequences > 0; --sequences) in.get<int32_t>();
+  state.form.streams = in.get<uint32_t>();
+  in.expect(state.form.streams >= 1 && state.form.streams <= kMaxStreams, "streams", state.form.streams, 1);
+  int64_t found = 0;
+  for (int64_t stream = 0; stream < state.form.streams; ++stream) {
+    const int64_t rows = in.get<uint32_t>();
+    if (rows == 0) continue;
+    in.expect(++found == 1, "streams with rows", found, 1);
+    read_rows(in, rows, groups, width, state);
   }
-  state.form.transposed = in.get<uint32_t>() != 0;
-  const uint32_t layers = in.get<uint32_t>();
-  if (state.form.version == 4) in.get<uint64_t>();
-  std::vector<Tensor> keys, values;
-  for (uint32_t layer = 0; layer < layers; ++layer) {
-    state.form.key_type = scalar_of(in.get<int32_t>(), path);
-    const int64_t row_bytes = static_cast<int64_t>(in.get<uint64_t>());
-    const int64_t expected = channels * static_cast<int64_t>(at::elementSize(state.form.key_type));
-    in.expect(row_bytes == expected, "bytes of a key row", row_bytes, expected);
-    keys.push_back(in.get({rows, groups, width}, state.form.key_type).transpose(0, 1));
-  }
-  for (uint32_t layer = 0; layer < layers; ++layer) {
-    state.form.value_type = scalar_of(in.get<int32_t>(), path);
-    const int64_t size = static_cast<int64_t>(at::elementSize(state.form.value_type));
-    if (state.form.transposed) {
-      const int64_t value_bytes = in.get<uint32_t>();
-      in.expect(value_bytes == size, "bytes of a value", value_bytes, size);
-      const int64_t found = in.get<uint32_t>();
-      in.expect(found == channels, "channels of a value", found, channels);
-      values.push_back(in.get({groups, width, rows}, state.form.value_type).transpose(1, 2));
-    } else {
-      const int64_t row_bytes = static_cast<int64_t>(in.get<uint64_t>());
-      in.expect(row_bytes == channels * size, "bytes of a value row", row_bytes, channels * size);
-      values.push_back(in.get({rows, groups, width}, state.form.value_type).transpose(0, 1));
-    }
-  }
+  in.expect(found == 1, "streams with rows", found, 1);
   in.expect_end();
   if (!state.tokens.empty()) state.form.placeholder = state.tokens[0];
-  state.k_LGNE = keys.empty() ? Tensor() : separated(at::stack(keys)).contiguous();
-  state.v_LGNE = values.empty() ? Tensor() : at::stack(values).contiguous();
   return state;
 }
 

@@ -3,8 +3,9 @@ and compares with ctxc-run ask. On the embedded base and on SmolLM2-135M (left o
 in float32: all log-probabilities of the first new token, and the greedy tokens. On SmolLM2-135M as it is shipped: the first
 greedy tokens; llama.cpp multiplies its quantised weights with activations that it rounds, so later ones may part. Without the state the same prompt
 must give something else. What the server saves again is a form for --llama-state-like. Both layouts of the values: flash
-attention on and off.
+attention on and off. A server of two slots, whose files have another form, reads one memory into both and answers from both at once.
 """
+import concurrent.futures
 import json
 import pathlib
 import sys
@@ -31,11 +32,11 @@ NEW_TOKENS, PLACEHOLDER = 8, 3
 TOLERANCE = {"off": 1e-4, "on": 1e-3}
 
 
-def start_server(model, folder, flash, dtype, params=None):
+def start_server(model, folder, flash, dtype, params=None, slots=1):
     params = params or xllamacpp.CommonParams()
     params.model.path = str(model)
     params.slot_save_path = str(folder) + "/"
-    params.n_ctx, params.n_parallel, params.port, params.warmup = 256, 1, 0, False
+    params.n_ctx, params.n_parallel, params.port, params.warmup = 256 * slots, slots, 0, False
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     kind = xllamacpp.ggml_type.GGML_TYPE_F32 if dtype == "f32" else xllamacpp.ggml_type.GGML_TYPE_F16
     params.cache_type_k = params.cache_type_v = kind
@@ -57,8 +58,8 @@ def post(server, path, body):
     sys.exit("the server does not become ready")
 
 
-def complete(server, rows, ids, probabilities):
-    return post(server, "/completion", {"prompt": [PLACEHOLDER] * rows + ids, "id_slot": 0, "cache_prompt": True,
+def complete(server, rows, ids, probabilities, slot=0):
+    return post(server, "/completion", {"prompt": [PLACEHOLDER] * rows + ids, "id_slot": slot, "cache_prompt": True,
                                         "n_predict": NEW_TOKENS, "temperature": 0, "return_tokens": True,
                                         "n_probs": probabilities})
 
@@ -110,6 +111,27 @@ def check(base, text, question, work, ratio, exact):
         post(server, "/slots/0?action=save", {"filename": "own.bin"})
         del server
         check_like(memory, folder, dtype)
+    if exact:
+        check_two_slots(base, memory, rows, ids, expected, work / "two")
+
+
+def check_two_slots(base, memory, rows, ids, expected, folder):
+    folder.mkdir()
+    server = start_server(base, folder, "on", "f32", slots=2)
+    complete(server, rows, ids, 0, slot=1)
+    post(server, "/slots/1?action=save", {"filename": "own.bin"})
+    ctxc("ctxc-export", "--in", memory, "--to", "llamacpp-state", "--out", folder / "memory.bin", "--llama-state-like",
+         folder / "own.bin", "--llama-placeholder", str(PLACEHOLDER))
+    for slot in (0, 1):
+        post(server, f"/slots/{slot}?action=erase", {})
+        post(server, f"/slots/{slot}?action=restore", {"filename": "memory.bin"})
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        answers = [pool.submit(complete, server, rows, ids, 0, slot) for slot in (0, 1)]
+    found = [(answer.result()["timings"]["cache_n"], answer.result()["tokens"]) for answer in answers]
+    print(f"{base.name}, two slots at once: {found}", flush=True)
+    if found != [(rows, expected)] * 2:
+        sys.exit(f"llama-server does not read the memory from two slots as ctxc does (ctxc: {expected})")
+    del server
 
 
 def check_like(memory, folder, dtype):

@@ -312,6 +312,31 @@ TEST_F(MemoryExport, LlamaStateLikeAServersOwn) {
                [&] { run_export("llamacpp-state", asked, true); });
 }
 
+TEST_F(MemoryExport, LlamaStateForAServerOfSeveralSlots) {
+  ExportRequest own = request("own.bin");
+  run_export("llamacpp-state", own, true);
+  const std::string bytes = read_file(own.out);
+  const size_t before = 12 + 4 * 5;  // the header and five ids
+  const auto words = [](std::vector<uint32_t> values) {
+    return std::string(reinterpret_cast<const char*>(values.data()), 4 * values.size());
+  };
+  const std::string head = bytes.substr(0, before), rows = bytes.substr(before + 4);
+  write_file_atomic(own.out, head + words({3, 0}) + rows + words({0}));  // as its second slot saves them
+  EXPECT_EQ(read_llama_state(own.out, 3, 4).form.streams, 3);
+  ExportRequest asked = request("state.bin");
+  asked.llama_state_like = own.out;
+  run_export("llamacpp-state", asked, true);
+  EXPECT_EQ(read_file(asked.out), head + words({3}) + rows + words({0, 0}));
+  for (const auto& [part, changed] : std::vector<std::pair<std::string, std::string>>{
+           {"streams with rows (found 0, expected 1)", words({2, 0, 0})},
+           {"streams with rows (found 2, expected 1)", words({2}) + rows + rows},
+           {"streams (found 257, expected 1)", words({257}) + rows},
+           {"ends early", words({2}) + rows}}) {
+    write_file_atomic(own.out, head + changed);
+    expect_error(ErrorKind::kInput, part, [&] { read_llama_state(own.out, 3, 4); });
+  }
+}
+
 TEST_F(MemoryExport, LlamaStateInEveryForm) {
   for (int64_t version : {2, 3, 4})
     for (const char* attention : {"on", "off"})
