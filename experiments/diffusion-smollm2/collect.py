@@ -311,11 +311,11 @@ def first_questions(sets, asked):
 
 
 def spread():
-    """Seed 42 and the references are those of the stage sets: the same questions, which has more of them."""
+    """Seed 42 and the references are those of the stage likelihood, which has these questions and more."""
     found = measured("spread")[0]
     if found:
         asked = next(iter(found.values()))
-        found.update({method: first_questions(sets, asked) for method, sets in measured("eval")[0].items()})
+        found.update({method: first_questions(sets, asked) for method, sets in measured("likelihood")[0].items()})
     several_seeds({method: averaged(sets) for method, sets in found.items()}, "Five sets")
 
 
@@ -335,35 +335,51 @@ def text():
     table(rows)
 
 
-def answers():
-    found, cost, names = measured("eval")
+def per_set(found, cost, names, metric, title, digits):
+    counts = ", ".join(f"{name} {questions(found, name)}" for name in names)
+    print(f"### Six sets: {title} ({counts} questions)\n")
+    rows = [["", "vectors (SQuAD)"] + names + ["mean"]]
+    for method, sets in found.items():
+        shown = [cell(interval({name: sets[name]}, metric), digits) for name in names]
+        rows.append([method, f"{cost[method]:.1f}"] + shown + [cell(interval(averaged(sets), metric), digits)])
+    table(rows)
+
+
+def minus_references(found, metric, title, digits):
+    references = [name for name in REFERENCES if name in found]
+    rows = [[title] + references]
+    for method in COMPRESSORS + VARIANTS:
+        if method in found:
+            rows.append([method] + [cell(interval(averaged(minus(found[method], found[name])), metric), digits) for name in references])
+    table(rows)
+
+
+def likelihood():
+    found, cost, names = measured("likelihood")
     if not found:
         return
-    for metric, title, digits in ((2, "NLL of the first accepted answer, nats a token", 3), (1, "F1, percent", 1), (0, "Exact match, percent", 1)):
-        print(f"### Six sets: {title}\n")
-        rows = [["", "vectors (SQuAD)"] + [f"{name} (n={questions(found, name)})" for name in names] + ["mean"]]
-        for method, sets in with_metric(found, metric).items():
-            shown = [cell(interval({name: sets[name]}, metric), digits) for name in names]
-            rows.append([method, f"{cost[method]:.1f}"] + shown + [cell(interval(averaged(sets), metric), digits)])
-        table(rows)
+    per_set(found, cost, names, 2, "NLL of the first accepted answer, nats a token", 3)
     plot(found, cost)
     print("### Six sets: a compressor minus a reference, mean over sets\n")
-    references = [name for name in REFERENCES if name in found]
-    for metric, title, digits in ((2, "NLL, nats a token", 3), (1, "F1, points", 1)):
-        has = with_metric(found, metric)
-        rows = [[title] + [name for name in references if name in has]]
-        for method in COMPRESSORS:
-            if method in has:
-                rows.append([method] + [cell(interval(averaged(minus(has[method], has[name])), metric), digits) for name in rows[0][1:]])
-        table(rows)
-    print("### Six sets: diffusion minus the other compressors, mean over sets\n")
-    rows = [["minus", "NLL, nats a token", "F1, points"]]
-    for method in COMPRESSORS[1:]:
-        if method in found and "diffusion" in found:
-            gap = averaged(minus(found["diffusion"], found[method]))
-            both = with_metric({method: gap}, 1)
-            rows.append([method, cell(interval(gap, 2), 3), cell(interval(gap, 1), 1) if both else ""])
+    minus_references(found, 2, "NLL, nats a token", 3)
+    print("### Six sets: one compressor minus another, mean over sets\n")
+    rows = [["NLL, nats a token", "diffusion minus it", "progressive minus it"]]
+    for method in COMPRESSORS + VARIANTS:
+        if method in found:
+            rows.append([method] + ["" if one == method else cell(interval(averaged(minus(found[one], found[method])), 2), 3)
+                                    for one in ("diffusion", "progressive")])
     table(rows)
+
+
+def answers():
+    """Their likelihoods are those of the stage likelihood, which asks more questions."""
+    found, cost, names = measured("eval")
+    found = with_metric(found, 1)
+    if not found:
+        return
+    for metric, title in ((1, "F1, percent"), (0, "Exact match, percent")):
+        per_set(found, cost, names, metric, title, 1)
+    minus_references(found, 1, "F1, points", 1)
 
 
 def plot(found, cost):
@@ -372,7 +388,7 @@ def plot(found, cost):
         points = [interval(averaged(found[method]), 2) for method in methods]
         return Group(name, [cost[method] for method in methods], *map(list, zip(*points)))
     lines = [("virtual tokens; none, head, all", ["prompt-none", "prompt-head", "prompt-full"]), ("virtual tokens, BM25", ["bm25-prompt-full"])]
-    lines += [(method, [method]) for method in ("diffusion", "progressive", "comprexit", "mean_pool", "icae", "500x", "sac")]
+    lines += [(method, [method]) for method in ("diffusion", "diffusion-residual", "progressive", "comprexit", "mean_pool", "500x")]
     save_plot(os.path.join(HERE, "nll.svg"), [group(name, methods) for name, methods in lines if all(m in found for m in methods)],
               xlabel="vectors read, the head excepted (SQuAD)", ylabel="NLL of the answer, nats a token")
 
@@ -406,6 +422,7 @@ if __name__ == "__main__":
     against_references("longer", "SQuAD, 600 steps", "-600")
     against_references("form", "SQuAD, variants")
     text()
+    likelihood()
     answers()
     spread()
     print("### Noise\n")

@@ -18,14 +18,15 @@
 #   form        what may keep slots from saying the text, seed 42: compressors behind 16 virtual tokens, with the first embedding as a
 #               residual, distilled, at a higher rate; likelihood behind their own and another passage's memory (references: stage squad)
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
-#   sets        likelihood and answers on the six sets, 500 questions of each where it has so many; the bare base too
+#   likelihood  likelihood on the six sets, 500 questions of each where it has so many
+#   sets        likelihood and answers on 100 of them; the bare base too
 #   spread      likelihood on the six sets, seeds 43 and 44
 #   seeded      diffusion, with the residual too, with the noise of its channel: likelihood on the six sets
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(references start plans methods rates seeds curriculum squad eight sixteen longer form text sets spread seeded)
+stages=(references start plans methods rates seeds curriculum squad eight sixteen longer form text likelihood sets spread seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -185,8 +186,12 @@ for stage in "${stages[@]}"; do
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" run.threads=1 --benchmarks wikitext2,peps \
         "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]" \
         --methods "$(measured "${trained[@]}"),full,none,truncate_head,truncate_tail" > "$out/text.md" ;;
+    likelihood)
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/likelihood" --limit "${LIMIT:-500}" "${asked[@]}" \
+        eval.max_new_tokens=1 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3 prompt-{none,head,tail}-42-1e-3 \
+        {diffusion,progressive}-residual-42-1e-3 prompt-full-42-1e-3),bm25=$reader" > "$out/likelihood.md" ;;
     sets)
-      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/eval" --limit "${LIMIT:-500}" "${asked[@]}" \
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
         eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac,{diffusion,progressive}-residual}-42-1e-3 \
         prompt-{none,head,tail,full}-42-1e-3),bm25=$reader,full,none,truncate_head,truncate_tail" > "$out/eval.md" ;;
     spread)
