@@ -13,6 +13,7 @@ ctxc_test(comprexit_test methods SOURCES unit/comprexit_test.cpp)
 ctxc_test(compressor_contract_test methods SOURCES contract/compressor_contract_test.cpp)
 ctxc_test(noise_channel_test methods SOURCES unit/noise_channel_test.cpp)
 ctxc_test(latent_blocks_test methods SOURCES unit/latent_blocks_test.cpp)
-ctxc_test(diffusion_test methods SOURCES unit/diffusion_test.cpp unit/diffusion_properties_test.cpp)
+ctxc_test(diffusion_test methods SOURCES unit/diffusion_test.cpp unit/diffusion_slots_test.cpp
+  unit/diffusion_properties_test.cpp)
 ctxc_test(progressive_test methods SOURCES unit/merge_plan_test.cpp unit/progressive_test.cpp)
 ctxc_test(quantized_kv_test methods SOURCES unit/quantized_kv_test.cpp)

@@ -4,29 +4,21 @@
 
 #include "model/blocks/down_path.h"
 #include "model/compressor.h"
-#include "small_method.h"
+#include "small_diffusion.h"
 
 namespace ctxc {
 namespace {
 
+using testing::compress;
+using testing::method;
 using testing::random_tokens;
 using testing::slots_of;
 using testing::small_backbone;
 using testing::stir;
 using testing::worst;
 
-std::shared_ptr<Compressor> method(const std::string& more) {
-  return testing::small_method(
-      "{name: diffusion, ratio: 4, chunk: 32, width: 32, heads: 2, latent_width: 16, window: 16, state: 4, "
-      "rho: 0.5}",
-      more);
-}
-Compressed compress(Compressor& compressor, const Tokens& text, bool training = false) {
-  Context context(*small_backbone(), {text});
-  return compressor.compress(context, {.seed = 1, .step = 0, .micro = 0, .training = training});
-}
 Tensor slots_for(Compressor& compressor, const Tokens& text) {
-  return slots_of(compress(compressor, text).memory);
+  return slots_of(compress(compressor, {text}).memory);
 }
 Tokens joined(Tokens a, const Tokens& b) {
   a.insert(a.end(), b.begin(), b.end());
@@ -42,14 +34,15 @@ TEST(DiffusionProperties, ATextIsTheSameWhereverItStands) {
     const auto compressor = method(fmt::format(", layers: embedding, state: 0, pos: {}, noise: {{rope: {}}}",
                                                pos, pos == std::string("rope") ? "integrated" : "off"));
     stir(*compressor);
-    const Compressed once = compress(*compressor, text), twice = compress(*compressor, joined(text, text));
+    const Compressed once = compress(*compressor, {text}),
+                     twice = compress(*compressor, {joined(text, text)});
     const Tensor slots = slots_of(twice.memory);
     ASSERT_EQ(slots.size(0), 16);
     EXPECT_LT(worst(slots.slice(0, 0, 8), slots_of(once.memory)), 1e-4) << pos;
     EXPECT_LT(worst(slots.slice(0, 8), slots_of(once.memory)), 1e-4) << pos;
     const auto level = [](const Compressed& made) { return made.aux.at("lam_mean").item<double>(); };
     EXPECT_NEAR(level(twice), level(once), 1e-4) << pos;
-    EXPECT_GT(std::abs(level(once) - level(compress(*compressor, random_tokens(32, 2)))), 1e-4) << pos;
+    EXPECT_GT(std::abs(level(once) - level(compress(*compressor, {random_tokens(32, 2)}))), 1e-4) << pos;
   }
 }
 
@@ -110,7 +103,7 @@ TEST(DiffusionProperties, TheGradientOfTheLatentsRunsThroughEverySamplingStep) {
       Tensor weight = compressor->named_parameters()["latent.weight"];
       const Tensor direction = testing::random_tensor(weight.sizes(), 7);
       const Tensor readout = testing::random_tensor({8, 32}, 8);
-      const auto value = [&] { return (compress(*compressor, text).memory.slots_BKD[0] * readout).sum(); };
+      const auto value = [&] { return (compress(*compressor, {text}).memory.slots_BKD[0] * readout).sum(); };
       value().backward();
       const double found = (weight.grad() * direction).sum().item<double>();
       const at::NoGradGuard no_grad;
@@ -155,7 +148,7 @@ TEST(DiffusionProperties, MinSnrWeighsTheDenoisingTerm) {
   const auto term = [&](const char* weighting) {
     const auto compressor = method(fmt::format(", dn_weighting: {}", weighting));
     stir(*compressor);
-    return compress(*compressor, text, true).aux.at("denoise").item<double>();
+    return compress(*compressor, {text}, true).aux.at("denoise").item<double>();
   };
   const double simple = term("simple"), weighted = term("minsnr");
   EXPECT_GT(weighted, 0);
