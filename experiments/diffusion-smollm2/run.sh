@@ -34,7 +34,7 @@ bin=${CTXC_BIN:-build/release/bin}
 diffusion=configs/diffusion_smollm2_cpu.yaml progressive=configs/progressive_smollm2_cpu.yaml
 compressors=(diffusion no-channel progressive progressive-window comprexit mean_pool icae 500x sac)
 references=(none head tail full)
-forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-576,diffusion-residual,progressive-residual,behind-diffusion-residual,diffusion-kd}-42-1e-3 {comprexit,mean_pool}-42-3e-3 diffusion-residual-43-1e-3)
+forms=({behind-diffusion,behind-mean_pool,behind-progressive,diffusion-576,diffusion-residual,progressive-residual,behind-diffusion-residual,diffusion-kd}-42-1e-3 {comprexit,mean_pool,500x}-42-3e-3 diffusion-residual-43-1e-3)
 mkdir -p "$out"
 
 # Cross-entropy alone, for methods without terms of their own; none distils (kd doubles a step).
