@@ -266,7 +266,7 @@ TEST_P(CompressorContract, ConfigurationRoundTrips) {
   const Yaml again = Yaml::parse("name: " + GetParam() + "\n" + text, "dump");
   const auto second = make_compressor(again, {.backbone = tiny_llama(), .head_ids = {1}, .seed = kSeed});
   EXPECT_EQ(second->config_yaml(), text);
-  EXPECT_EQ(compressor_registry().at(GetParam()).factory.resolve(section()), text);
+  EXPECT_EQ(compressor_registry().at(GetParam()).factory.resolve(section(), "compressor"), text);
 }
 
 TEST_P(CompressorContract, EveryKeyHasHelp) {
