@@ -395,18 +395,13 @@ def plot(found, cost):
 
 def noise():
     seeds = ("zero", "1", "2", "3", "4", "5")
-    rows = [["NLL, nats a token", "set", "no noise"] + [f"seed {seed}" for seed in seeds[1:]]]
+    rows = [["NLL on SQuAD, nats a token", "no noise"] + [f"seed {seed} minus none" for seed in seeds[1:]]]
     for name in ("diffusion", "diffusion-residual"):
         folders = [os.path.join(OUT, f"noise-{name}-{seed}") for seed in seeds]
-        if not all(os.path.exists(os.path.join(folder, "results.json")) for folder in folders):
-            continue
-        found = [read_records(folder)[1]["checkpoint"] for folder in folders]
-        for shown in ("squad", "five sets"):
-            chosen = [averaged(sets) if shown == "five sets" else {shown: sets[shown]} for sets in found]
-            gaps = [interval(minus(sets, chosen[0]), 2) for sets in chosen[1:]]
-            rows.append([name, shown, cell(interval(chosen[0], 2), 3)] + [cell(gap, 3)for gap in gaps])
+        if all(os.path.exists(os.path.join(folder, "results.json")) for folder in folders):
+            quiet, *noisy = [read_records(folder)[1]["checkpoint"] for folder in folders]
+            rows.append([name, cell(interval(quiet, 2), 3)] + [cell(interval(minus(sets, quiet), 2), 4) for sets in noisy])
     if len(rows) > 1:
-        rows[0][3:] = [f"{name} minus none" for name in rows[0][3:]]
         table(rows)
 
 

@@ -21,7 +21,7 @@
 #   likelihood  likelihood on the six sets, 500 questions of each where it has so many
 #   sets        likelihood and answers on 100 of them; the bare base too
 #   spread      likelihood on the six sets, seeds 43 and 44
-#   seeded      diffusion, with the residual too, with the noise of its channel: likelihood on the six sets
+#   seeded      diffusion, with the residual too, with the noise of its channel: likelihood on SQuAD
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -203,7 +203,7 @@ for stage in "${stages[@]}"; do
         for noise in zero 1 2 3 4 5; do
           seed=(compressor.infer_noise=seeded "compressor.noise_seed=$noise")
           [ "$noise" = zero ] && seed=()
-          "$bin/ctxc-eval" --checkpoint "$out/$name-42-1e-3" --methods checkpoint --out "$out/noise-$name-$noise" \
+          "$bin/ctxc-eval" --checkpoint "$out/$name-42-1e-3" --methods checkpoint --benchmarks squad --out "$out/noise-$name-$noise" \
             --limit "${LIMIT:-100}" "${asked[@]}" eval.max_new_tokens=1 "${seed[@]}" > "$out/noise-$name-$noise.md"
         done
       done ;;
