@@ -19,14 +19,15 @@
 #               residual, distilled, at a higher rate; likelihood behind their own and another passage's memory (references: stage squad)
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
 #   likelihood  likelihood on the six sets, 500 questions of each where it has so many
-#   sets        likelihood and answers on 100 of them; the bare base too
+#   sets        likelihood and answers on 100 of them
+#   bare        the base without virtual tokens on the 500 questions of SQuAD
 #   spread      likelihood on the six sets, seeds 43 and 44
 #   seeded      diffusion, with the residual too, with the noise of its channel: likelihood on SQuAD
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(references start plans methods rates seeds curriculum squad eight sixteen longer form text likelihood sets spread seeded)
+stages=(references start plans methods rates seeds curriculum squad eight sixteen longer form text likelihood sets bare spread seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -39,7 +40,7 @@ mkdir -p "$out"
 
 # Cross-entropy alone, for methods without terms of their own; none distils (kd doubles a step).
 ce='objective={ce: 1}'
-# The start of all that are not called residual, which is the presets'.
+# The start of all that are not called residual; the presets start with it.
 copied=(compressor.init=pca_first)
 # NAME: the configuration `method` with its compressor behind 16 virtual tokens, as the references have them.
 behind_tokens() {
@@ -192,8 +193,11 @@ for stage in "${stages[@]}"; do
         {diffusion,progressive}-residual-42-1e-3 prompt-full-42-1e-3),bm25=$reader" > "$out/likelihood.md" ;;
     sets)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
-        eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac,{diffusion,progressive}-residual}-42-1e-3 \
-        prompt-{none,head,tail,full}-42-1e-3),bm25=$reader,full,none,truncate_head,truncate_tail" > "$out/eval.md" ;;
+        eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3 \
+        prompt-{none,head,tail,full}-42-1e-3),bm25=$reader" > "$out/eval.md" ;;
+    bare)
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/bare" --benchmarks squad --limit "${LIMIT:-500}" "${asked[@]}" \
+        eval.max_new_tokens=1 --methods full,none,truncate_head,truncate_tail > "$out/bare.md" ;;
     spread)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/spread" --limit "${LIMIT:-100}" "${asked[@]}" \
         eval.max_new_tokens=1 --methods "$(measured "${seeds[@]}")" > "$out/spread.md" ;;
