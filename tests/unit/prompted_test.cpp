@@ -49,7 +49,7 @@ TEST_F(Prompted, TheMethodsMemoryBehindRowsOfTheVocabulary) {
 }
 
 TEST_F(Prompted, RefusesWhatHasNoSlotsForAll) {
-  testing::expect_error(ErrorKind::kUsage, "compressor.method: no compressor is named",
+  testing::expect_error(ErrorKind::kUsage, "compressor.method.name is missing",
                         [&] { make("{name: prompted}"); });
   for (const char* name : {"lcc", "prompted", "meanpool"})
     testing::expect_error(ErrorKind::kUsage, "found '" + std::string(name) + "'",

@@ -23,20 +23,18 @@ struct PromptedConfig {
   }
 };
 
+/// Several times virtual tokens would be one time more of them.
 void check_method(const Yaml& method, const std::string& path) {
   const Yaml* name = method.kind() == Yaml::Kind::kMap ? method.find("name") : nullptr;
-  CTXC_CHECK(name && name->kind() == Yaml::Kind::kScalar, ErrorKind::kUsage,
-             "write 'method: {name: mean_pool, ratio: 4}'", "{}: {}: no compressor is named", method.where(),
-             path);
-  const std::string& found = name->scalar();
-  // Several times virtual tokens would be one time more of them.
+  if (!name || name->kind() != Yaml::Kind::kScalar || !compressor_registry().contains(name->scalar()))
+    return;  // resolve_compressor says so
   CTXC_CHECK(
-      compressor_registry().contains(found) && found != "prompted" &&
-          compressor_registry().at(found).factory.scope == Scope::kAmortized,
+      name->scalar() != "prompted" &&
+          compressor_registry().at(name->scalar()).factory.scope == Scope::kAmortized,
       ErrorKind::kUsage, "ctxc-train --list compressors",
       "{}: {}.name: not a compressor for virtual tokens (found '{}', expected a trained compressor of all "
       "contexts)",
-      name->where(), path, found);
+      name->where(), path, name->scalar());
 }
 
 /// With the defaults of the method filled in.
