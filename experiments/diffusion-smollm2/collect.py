@@ -1,19 +1,16 @@
 #!/usr/bin/env python3
-"""README.md's tables from the run folders, as Markdown; writes nll.svg beside this file (needs matplotlib).
+"""README.md's tables from the run folders, as Markdown; writes nll.svg beside this file (needs matplotlib and numpy).
 
     experiments/diffusion-smollm2/collect.py [runs/diffusion-smollm2] [--save]
 
---save keeps the NLL of every question in nll/STAGE.csv beside this file (positions in the public sets and numbers, no text).
-Methods that stand there and not in the run folders come from there, so tables grow without training anything again.
+--save keeps the NLL of every question in nll/STAGE.csv beside this file, where answers were decoded their EM and F1 in em/ and f1/
+(positions in the public sets and numbers, no text). Methods that stand there and not in the run folders come from there, so tables grow without training anything again.
 
 Intervals: 95 %, percentiles of a bootstrap that draws contexts with replacement, in every set apart; the mean over sets leaves
 NewsQA out (17 questions). Differences are over the same questions.
 """
-import collections
-import csv
 import json
 import os
-import random
 import re
 import struct
 import sys
@@ -21,6 +18,8 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 from plots import Group, save_plot  # noqa: E402  (says what to install)
+from bootstrap import interval, mean_of, minus, seeds_interval  # noqa: E402
+from records import keep, kept, read_records, with_metric  # noqa: E402
 
 SAVE = "--save" in sys.argv
 OUT = next((arg for arg in sys.argv[1:] if not arg.startswith("--")), "runs/diffusion-smollm2")
@@ -31,7 +30,7 @@ VARIANTS = ["diffusion-576", "diffusion-residual", "progressive-residual", "diff
 REFERENCES = ["prompt-none", "prompt-head", "prompt-tail", "prompt-full", "bm25-prompt-full"]
 MAIN = "-42-1e-3"  # the seed and the learning rate of the main table
 NOT_AVERAGED = {"newsqa"}
-RESAMPLES = 1000
+DRAWS = ["none", "1", "2", "3", "4", "5"]  # of the channel's noise
 
 
 def log_of(run):
@@ -109,48 +108,6 @@ def trainings():
     table(rows)
 
 
-def read_records(folder):
-    """{method: {set: {context: [(em, f1, nll)]}}}, percent and nats."""
-    results = json.load(open(os.path.join(folder, "results.json")))
-    found = collections.defaultdict(dict)
-    for entry in results["entries"]:
-        clusters = collections.defaultdict(list)
-        for line in open(os.path.join(folder, entry["records"])):
-            row = json.loads(line)
-            clusters[row["context"]].append((100 * row.get("exact_match", 0), 100 * row.get("f1", 0), row["nll"]))
-        found[entry["method"]][entry["set"]] = clusters
-    return results, found
-
-
-def draw(clusters, rng):
-    """Contexts with replacement; None: all, once."""
-    keys = list(clusters)
-    return keys if rng is None else [rng.choice(keys) for _ in keys]
-
-
-def mean_over(sets, metric, drawn):
-    values = []
-    for name, clusters in sets.items():
-        picked = [question[metric] for key in drawn[name] for question in clusters[key]]
-        values.append(sum(picked) / len(picked))
-    return sum(values) / len(values)
-
-
-def interval(sets, metric):
-    """Mean over sets with its interval; `sets` {set: clusters}."""
-    value = mean_over(sets, metric, {name: draw(clusters, None) for name, clusters in sets.items()})
-    rng = random.Random(0)
-    drawn = sorted(mean_over(sets, metric, {name: draw(clusters, rng) for name, clusters in sets.items()})
-                   for _ in range(RESAMPLES))
-    return value, drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES) - 1]
-
-
-def minus(a, b):
-    def gap(p, q):
-        return tuple(None if x is None or y is None else x - y for x, y in zip(p, q))
-    return {name: {key: [gap(p, q) for p, q in zip(rows, b[name][key])] for key, rows in sets.items()} for name, sets in a.items()}
-
-
 def averaged(sets):
     return {name: clusters for name, clusters in sets.items() if name not in NOT_AVERAGED}
 
@@ -165,35 +122,6 @@ def label(method, results):
         run = results["checkpoint"].split("/checkpoints/")[0].rstrip("/").rsplit("/", 1)[-1]
         method = run if method == "checkpoint" else "foreign-" + run
     return method.replace(MAIN, "")
-
-
-def kept(folder):
-    """{label: {set: clusters}} and {label: vectors read} of nll/FOLDER.csv; EM and F1 are not kept (None)."""
-    path = os.path.join(HERE, "nll", folder + ".csv")
-    if not os.path.exists(path):
-        return {}, {}
-    found, vectors = collections.defaultdict(lambda: collections.defaultdict(dict)), {}
-    with open(path, newline="") as file:
-        header, first, *rows = csv.reader(file)
-    for column, method in list(enumerate(header))[3:]:
-        vectors[method] = float(first[column])
-        for row in rows:
-            found[method][row[0]].setdefault(int(row[1]), []).append((None, None, float(row[column])))
-    return {method: dict(sets) for method, sets in found.items()}, vectors
-
-
-def keep(folder, found, vectors):
-    """Writes nll/FOLDER.csv: a column for each method, a row for each question (set, passage, number in the passage)."""
-    os.makedirs(os.path.join(HERE, "nll"), exist_ok=True)
-    sets = next(iter(found.values()))
-    with open(os.path.join(HERE, "nll", folder + ".csv"), "w", newline="") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(["set", "passage", "question"] + list(found))
-        out.writerow(["", "", "vectors"] + [f"{vectors[method]:.2f}" for method in found])
-        for name, clusters in sets.items():
-            for passage, questions in clusters.items():  # the order of the evaluation: intervals depend on it
-                for i in range(len(questions)):
-                    out.writerow([name, passage, i] + [f"{of[name][passage][i][2]:.4f}" for of in found.values()])
 
 
 def measured(folder, of="squad"):
@@ -219,11 +147,6 @@ def shape(sets):
     return {name: {passage: len(questions) for passage, questions in clusters.items()} for name, clusters in sets.items()}
 
 
-def with_metric(found, metric):
-    """Methods that have it: those of nll/ have no answers."""
-    return {method: sets for method, sets in found.items() if next(iter(next(iter(sets.values())).values()))[0][metric] is not None}
-
-
 def questions(found, name):
     """How many of a set."""
     return sum(map(len, next(iter(found.values()))[name].values()))
@@ -242,15 +165,20 @@ def against_references(folder, title, suffix=""):
         if name in asked and name not in found and shape(asked[name]) == shape(next(iter(found.values()))):
             found[name], cost[name] = asked[name], asked_cost[name]
     found, cost = ({name.removesuffix(suffix): value for name, value in each.items()} for each in (found, cost))
-    references = [name for name in REFERENCES if name in found]
     print(f"### {title}, {questions(found, 'squad')} questions: NLL of the first accepted answer, nats a token\n")
+    compared(found, cost)
+    return found
+
+
+def compared(found, cost):
+    """NLL beside that of every reference; then own and foreign memories."""
+    references = [name for name in REFERENCES if name in found]
     rows = [["", "vectors", "NLL"] + [f"minus {name}" for name in references]]
     for method, sets in found.items():
         gaps = ["" if method in REFERENCES else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
         rows.append([method, f"{cost[method]:.1f}", cell(interval(sets, 2), 3)] + gaps)
     table(rows)
     foreign(found)
-    return found
 
 
 def foreign(found):
@@ -268,19 +196,6 @@ def seeds_of(found, method):
     """{seed: sets}"""
     names = {42: method, **{seed: f"{method}-{seed}-1e-3" for seed in (43, 44)}}
     return {seed: found[name] for seed, name in names.items() if name in found}
-
-
-def seeds_interval(runs, metric):
-    """Mean over trainings and contexts; both are drawn with replacement."""
-    rng = random.Random(0)
-
-    def mean(drawn_runs, drawn_contexts):
-        return sum(mean_over(sets, metric, drawn_contexts) for sets in drawn_runs) / len(drawn_runs)
-
-    value = mean(runs, {name: draw(clusters, None) for name, clusters in runs[0].items()})
-    drawn = sorted(mean([rng.choice(runs) for _ in runs], {name: draw(clusters, rng) for name, clusters in runs[0].items()})
-                   for _ in range(RESAMPLES))
-    return value, drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES) - 1]
 
 
 def several_seeds(found, title):
@@ -311,12 +226,21 @@ def first_questions(sets, asked):
 
 
 def spread():
-    """Seed 42 and the references are those of the stage likelihood, which has these questions and more."""
+    """Seed 42 and the references are those of the stage sets, which has these questions and more."""
     found = measured("spread")[0]
     if found:
         asked = next(iter(found.values()))
-        found.update({method: first_questions(sets, asked) for method, sets in measured("likelihood")[0].items()})
+        found.update({method: first_questions(sets, asked) for method, sets in measured("sets")[0].items()})
     several_seeds({method: averaged(sets) for method, sets in found.items()}, "Five sets")
+
+
+def wider():
+    """Two sets, contexts of 256 tokens."""
+    found, cost, names = measured("wider")
+    for name in names:
+        print(f"### Contexts of 256 tokens, {name}, {questions(found, name)} questions: NLL of the first accepted answer, nats a token\n")
+        one = {method.removesuffix("-256"): {name: sets[name]} for method, sets in found.items()}
+        compared(one, {method.removesuffix("-256"): value for method, value in cost.items()})
 
 
 def text():
@@ -354,8 +278,8 @@ def minus_references(found, metric, title, digits):
     table(rows)
 
 
-def likelihood():
-    found, cost, names = measured("likelihood")
+def six_sets():
+    found, cost, names = measured("sets")
     if not found:
         return
     per_set(found, cost, names, 2, "NLL of the first accepted answer, nats a token", 3)
@@ -369,17 +293,11 @@ def likelihood():
             rows.append([method] + ["" if one == method else cell(interval(averaged(minus(found[one], found[method])), 2), 3)
                                     for one in ("diffusion", "progressive")])
     table(rows)
-
-
-def answers():
-    """Their likelihoods are those of the stage likelihood, which asks more questions."""
-    found, cost, names = measured("eval")
     found = with_metric(found, 1)
-    if not found:
-        return
-    for metric, title in ((1, "F1, percent"), (0, "Exact match, percent")):
-        per_set(found, cost, names, metric, title, 1)
-    minus_references(found, 1, "F1, points", 1)
+    if found:
+        for metric, title in ((1, "F1, percent"), (0, "Exact match, percent")):
+            per_set(found, cost, names, metric, title, 1)
+        minus_references(found, 1, "F1, points", 1)
 
 
 def plot(found, cost):
@@ -393,16 +311,31 @@ def plot(found, cost):
               xlabel="vectors read, the head excepted (SQuAD)", ylabel="NLL of the answer, nats a token")
 
 
-def noise():
-    seeds = ("zero", "1", "2", "3", "4", "5")
-    rows = [["NLL on SQuAD, nats a token", "no noise"] + [f"seed {seed} minus none" for seed in seeds[1:]]]
-    for name in ("diffusion", "diffusion-residual"):
-        folders = [os.path.join(OUT, f"noise-{name}-{seed}") for seed in seeds]
-        if all(os.path.exists(os.path.join(folder, "results.json")) for folder in folders):
-            quiet, *noisy = [read_records(folder)[1]["checkpoint"] for folder in folders]
-            rows.append([name, cell(interval(quiet, 2), 3)] + [cell(interval(minus(sets, quiet), 2), 4) for sets in noisy])
-    if len(rows) > 1:
-        table(rows)
+def noise(stage):
+    """Diffusion with the noise of its channel beside without: the mean of five draws, and the lowest and the highest of them."""
+    found, vectors = kept("noise-" + stage)
+    folder = os.path.join(OUT, "noise", stage)
+    for run in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        drawn = [os.path.join(folder, run, draw) for draw in DRAWS]
+        if all(os.path.exists(os.path.join(path, "results.json")) for path in drawn):
+            for draw, path in zip(DRAWS, drawn):
+                results, records = read_records(path)
+                found[f"{run} {draw}"] = records["checkpoint"]
+                vectors[f"{run} {draw}"] = results["entries"][0]["vectors_read"]
+    if not found:
+        return
+    if SAVE:
+        keep("noise-" + stage, found, vectors)
+    print(f"### Noise of the channel: what the stage {stage} asks, NLL in nats a token\n")
+    rows = [["", "set", "n", "no noise", "mean of five draws", "mean minus none", "each minus none, lowest and highest"]]
+    for run in dict.fromkeys(method.rsplit(" ", 1)[0] for method in found):
+        quiet, *noisy = [found[f"{run} {draw}"] for draw in DRAWS]
+        for name in quiet:
+            one, draws = {name: quiet[name]}, [{name: sets[name]} for sets in noisy]
+            gaps = [interval(minus(sets, one), 2)[0] for sets in draws]
+            rows.append([run.replace(MAIN, ""), name, str(questions({run: quiet}, name)), cell(interval(one, 2), 3), cell(interval(mean_of(draws), 2), 3),
+                         cell(interval(minus(mean_of(draws), one), 2), 4), f"{min(gaps):+.4f}, {max(gaps):+.4f}"])
+    table(rows)
 
 
 if __name__ == "__main__":
@@ -416,9 +349,9 @@ if __name__ == "__main__":
     against_references("sixteen", "SQuAD at 16x", "-16x")
     against_references("longer", "SQuAD, 600 steps", "-600")
     against_references("form", "SQuAD, variants")
+    wider()
     text()
-    likelihood()
-    answers()
+    six_sets()
     spread()
-    print("### Noise\n")
-    noise()
+    for stage in ("squad", "sets", "wider", "text"):
+        noise(stage)

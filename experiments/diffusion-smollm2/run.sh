@@ -17,17 +17,17 @@
 #   longer      three methods over 600 steps, seed 42; likelihood behind their own and another passage's memory (references: stage squad)
 #   form        what may keep slots from saying the text, seed 42: compressors behind 16 virtual tokens, with the first embedding as a
 #               residual, distilled, at a higher rate; likelihood behind their own and another passage's memory (references: stage squad)
+#   wider       contexts of 256 tokens, 100 steps from the checkpoints of 128 (virtual tokens: 50); likelihood on SQuAD and HotpotQA
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
-#   likelihood  likelihood on the six sets, 500 questions of each where it has so many
-#   sets        likelihood and answers on 100 of them
+#   sets        likelihood and answers on the six sets, 500 questions of each where it has so many
 #   bare        the base without virtual tokens on the 500 questions of SQuAD
-#   spread      likelihood on the six sets, seeds 43 and 44
-#   seeded      diffusion, with the residual too, with the noise of its channel: likelihood on SQuAD
+#   spread      likelihood on the six sets, 100 questions of each, seeds 43 and 44
+#   seeded      every run of diffusion with the noise of its channel, drawn five times: likelihood on what it was asked above
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/diffusion-smollm2
-stages=(references start plans methods rates seeds curriculum squad eight sixteen longer form text likelihood sets bare spread seeded)
+stages=(references start plans methods rates seeds curriculum squad eight sixteen longer form wider text sets bare spread seeded)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 : "${CTXC_DATA:?error: CTXC_DATA is not set (expected the folder that holds text/ and mrqa/; see README.md)}"
@@ -48,37 +48,37 @@ behind_tokens() {
     sed -e '/^compressor:/,/^data:/{ s/^  /    /; s/^compressor:/&\n  name: prompted\n  tokens: 16\n  method:/ }' > "$out/$1.yaml"
   method=("$out/$1.yaml")
 }
-# METHOD [RATIO]: its configuration, in `method`. Contexts of 128 tokens.
+# METHOD [RATIO [TOKENS]]: its configuration, in `method`, for contexts of as many tokens (128).
 choose() {
-  local ratio=${2:-4}
+  local ratio=${2:-4} tokens=${3:-128}
   case $1 in
     diffusion) method=($diffusion "${copied[@]}" compressor.latent_width=256 compressor.ratio=$ratio 'objective={ce: 1, kl: 0, agg: 0.01, denoise: 0.1, recon: 0.1}') ;;
     diffusion-576) # as wide as the base, so that the start holds all of an embedding
-      choose diffusion "$ratio"
+      choose diffusion "$ratio" "$tokens"
       method+=(compressor.width=576 compressor.heads=9 compressor.latent_width=576) ;;
     diffusion-residual) # the first embedding of a window stays in its latent, which is as wide as the base
-      choose diffusion "$ratio"
+      choose diffusion "$ratio" "$tokens"
       method+=(compressor.init=residual compressor.latent_width=576) ;;
     no-channel) method=($diffusion "${copied[@]}" compressor.latent_width=256 compressor.ratio=$ratio compressor.channel=none 'objective={ce: 1, agg: 0.01, recon: 0.1}') ;;
     progressive) # one slice, so that no vector of the buffer is read
-      method=($progressive "${copied[@]}" compressor.ratio=$ratio compressor.chunk=128 compressor.random_slices=1 compressor.random_keep=0
+      method=($progressive "${copied[@]}" compressor.ratio=$ratio compressor.chunk=$tokens compressor.random_slices=1 compressor.random_keep=0
         'objective={ce: 1, recon: 0.1, nce: 0.05}') ;;
     progressive-residual)
-      choose progressive "$ratio"
+      choose progressive "$ratio" "$tokens"
       method+=(compressor.init=residual) ;;
     progressive-window) # its control: fixed pairs in place of the most similar neighbours
-      choose progressive "$ratio"
+      choose progressive "$ratio" "$tokens"
       method+=(compressor.reduce=window) ;;
     comprexit) method=($diffusion "compressor={name: comprexit, ratio: $ratio, init: residual, residual_source: last}" "$ce") ;;
     mean_pool) method=($diffusion "compressor={name: mean_pool, ratio: $ratio}" "$ce") ;;
-    icae | 500x) # the encoder is the base with LoRA
-      method=($diffusion "compressor={name: $1, ratio: $ratio, memory_tokens: 32, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
-    sac) method=($diffusion "compressor={name: sac, ratio: $ratio, chunk: 128, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
+    icae | 500x) # the encoder is the base with LoRA; 128 tokens at 4x read 32 of its memory tokens, 256 all
+      method=($diffusion "compressor={name: $1, ratio: $ratio, memory_tokens: 64, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
+    sac) method=($diffusion "compressor={name: sac, ratio: $ratio, chunk: $tokens, lora: {rank: 32, alpha: 32, dropout: 0}}" "$ce") ;;
     behind-*)
-      choose "${1#behind-}" "$ratio"
+      choose "${1#behind-}" "$ratio" "$tokens"
       behind_tokens "$1" ;;
     *-kd) # distilled from the base that reads all of the context
-      choose "${1%-kd}" "$ratio"
+      choose "${1%-kd}" "$ratio" "$tokens"
       method+=(objective.kd=1) ;;
     prompt-*) method=($diffusion "compressor={name: prompt_tuning, tokens: 16, ratio: $ratio, context: ${1#prompt-}}" "$ce") ;;
   esac
@@ -110,10 +110,26 @@ foreign() {
 }
 reader=$out/prompt-full-42-1e-3   # what reads the tokens that a cut leaves
 seeds=({diffusion,no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-4{3,4}-1e-3)
+wider=(no-channel progressive comprexit mean_pool 500x {diffusion,progressive}-residual)   # and diffusion: in contexts of 256
 trained=({no-channel,progressive,progressive-window,comprexit,mean_pool,icae,500x,sac}-42-1e-3
   "${seeds[@]}" prompt-{none,head,tail,full}-42-1e-3)
 shorter=(progressive comprexit mean_pool 500x {diffusion,progressive}-residual)   # and diffusion: at 8x and 16x
 asked=(run.threads=1 eval.nll=true eval.query_tokens=64)
+texts=(--benchmarks wikitext2,peps
+  "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]")
+# RUN STAGE ASKED…: what the stage asks, without the noise of the channel and with five draws of it; one token is decoded.
+noisy() {
+  local run=$1 folder=$out/noise/$2/$1 key=compressor draw seed; shift 2
+  [ -e "$out/$run/trained" ] || return 0
+  [[ $run = behind-* ]] && key=compressor.method
+  for draw in none 1 2 3 4 5; do
+    seed=("$key.infer_noise=seeded" "$key.noise_seed=$draw")
+    [ "$draw" = none ] && seed=()
+    mkdir -p "$folder"
+    "$bin/ctxc-eval" --checkpoint "$out/$run" --methods checkpoint --out "$folder/$draw" --limit "${LIMIT:-500}" "${asked[@]}" \
+      eval.max_new_tokens=1 "$@" "${seed[@]}" > "$folder/$draw.md"
+  done
+}
 still=(train.steps=1 train.lr=1e-12 train.warmup=0 train.save_every=0 train.valid_every=1)
 
 for stage in "${stages[@]}"; do
@@ -183,34 +199,39 @@ for stage in "${stages[@]}"; do
       done
       "$bin/ctxc-eval" --checkpoint "$out/${forms[0]}" --out "$out/form" --benchmarks squad --limit "${LIMIT:-500}" \
         "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${forms[@]:1}"),$(foreign "${forms[@]:1}")" > "$out/form.md" ;;
+    wider)
+      for name in diffusion "${wider[@]}" "${references[@]/#/prompt-}"; do
+        [ -e "$out/$name-42-1e-3/trained" ] || continue
+        steps=100
+        [[ $name = prompt-* ]] && steps=50
+        choose "$name" 4 256
+        train "$name-256" data.context_tokens=256 run.seed=42 train.lr=1e-3 train.steps=$steps train.valid_every=$steps \
+          "train.init_from=$out/$name-42-1e-3"
+      done
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-256" --out "$out/wider" --benchmarks squad,hotpotqa --limit "${LIMIT:-500}" "${asked[@]}" \
+        eval.max_new_tokens=1 --methods "$(measured "${wider[@]/%/-256}" prompt-{none,head,tail,full}-256),bm25=$out/prompt-full-256,$(foreign \
+        "${wider[@]/%/-256}")" > "$out/wider.md" ;;
     text)
-      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" run.threads=1 --benchmarks wikitext2,peps \
-        "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]" \
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" run.threads=1 "${texts[@]}" \
         --methods "$(measured "${trained[@]}"),full,none,truncate_head,truncate_tail" > "$out/text.md" ;;
-    likelihood)
-      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/likelihood" --limit "${LIMIT:-500}" "${asked[@]}" \
-        eval.max_new_tokens=1 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3 prompt-{none,head,tail}-42-1e-3 \
-        {diffusion,progressive}-residual-42-1e-3 prompt-full-42-1e-3),bm25=$reader" > "$out/likelihood.md" ;;
     sets)
-      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/eval" --limit "${LIMIT:-100}" "${asked[@]}" \
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/sets" --limit "${LIMIT:-500}" "${asked[@]}" \
         eval.max_new_tokens=12 --methods "$(measured {no-channel,progressive,comprexit,mean_pool,icae,500x,sac}-42-1e-3 \
-        prompt-{none,head,tail,full}-42-1e-3),bm25=$reader" > "$out/eval.md" ;;
+        prompt-{none,head,tail,full}-42-1e-3 {diffusion,progressive}-residual-42-1e-3),bm25=$reader" > "$out/sets.md" ;;
     bare)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/bare" --benchmarks squad --limit "${LIMIT:-500}" "${asked[@]}" \
         eval.max_new_tokens=1 --methods full,none,truncate_head,truncate_tail > "$out/bare.md" ;;
     spread)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/spread" --limit "${LIMIT:-100}" "${asked[@]}" \
         eval.max_new_tokens=1 --methods "$(measured "${seeds[@]}")" > "$out/spread.md" ;;
-    seeded) # the likelihood alone: one token is decoded
+    seeded)
       for name in diffusion diffusion-residual; do
-        [ -e "$out/$name-42-1e-3/trained" ] || continue
-        for noise in zero 1 2 3 4 5; do
-          seed=(compressor.infer_noise=seeded "compressor.noise_seed=$noise")
-          [ "$noise" = zero ] && seed=()
-          "$bin/ctxc-eval" --checkpoint "$out/$name-42-1e-3" --methods checkpoint --benchmarks squad --out "$out/noise-$name-$noise" \
-            --limit "${LIMIT:-100}" "${asked[@]}" eval.max_new_tokens=1 "${seed[@]}" > "$out/noise-$name-$noise.md"
-        done
-      done ;;
+        noisy "$name-42-1e-3" sets
+        noisy "$name-42-1e-3" text "${texts[@]}"
+        for run in "$name"-4{3,4}-1e-3 "$name"-{8x,16x,600}; do noisy "$run" squad --benchmarks squad; done
+        noisy "$name-256" wider --benchmarks squad,hotpotqa
+      done
+      for run in diffusion-{576,kd}-42-1e-3 behind-diffusion{,-residual}-42-1e-3; do noisy "$run" squad --benchmarks squad; done ;;
     *) echo "error: unknown stage '$stage' (expected ${stages[*]})" >&2; exit 2 ;;
   esac
 done

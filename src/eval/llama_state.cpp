@@ -196,7 +196,8 @@ LlamaState read_llama_state(const std::string& path, int64_t groups, int64_t wid
   for (int64_t stream = 0; stream < state.form.streams; ++stream) {
     const int64_t rows = in.get<uint32_t>();
     if (rows == 0) continue;
-    in.expect(++found == 1, "streams with rows", found, 1);
+    ++found;
+    in.expect(found == 1, "streams with rows", found, 1);
     read_rows(in, rows, groups, width, state);
   }
   in.expect(found == 1, "streams with rows", found, 1);
