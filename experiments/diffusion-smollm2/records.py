@@ -9,9 +9,9 @@ METRICS = {"em": 1, "f1": 1, "nll": 4}  # decimals that are kept; their order is
 
 
 def read_records(folder):
-    """{method: {set: {context: [(em, f1, nll)]}}}, percent and nats; no em and f1 (None) where one token was decoded."""
+    """{method: {set: {context: [(em, f1, nll)]}}}, percent and nats; no em and f1 (None) without answers."""
     results = json.load(open(os.path.join(folder, "results.json")))
-    answers = results.get("max_new_tokens", 1) > 1
+    answers = results.get("answers", True)
     found = collections.defaultdict(dict)
     for entry in results["entries"]:
         clusters = collections.defaultdict(list)

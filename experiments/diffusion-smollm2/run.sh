@@ -17,7 +17,7 @@
 #   longer      three methods over 600 steps, seed 42; likelihood behind their own and another passage's memory (references: stage squad)
 #   form        what may keep slots from saying the text, seed 42: compressors behind 16 virtual tokens, with the first embedding as a
 #               residual, distilled, at a higher rate; likelihood behind their own and another passage's memory (references: stage squad)
-#   wider       contexts of 256 tokens, 100 steps from the checkpoints of 128 (virtual tokens: 50); likelihood on SQuAD and HotpotQA
+#   wider       contexts of 256 tokens, 50 steps from the checkpoints of 128; likelihood on SQuAD and HotpotQA, of these checkpoints too
 #   text        likelihood of what follows a block of text: held-out Wikipedia, and PEPs, which no run has seen
 #   sets        likelihood and answers on the six sets, 500 questions of each where it has so many
 #   bare        the base without virtual tokens on the 500 questions of SQuAD
@@ -114,10 +114,10 @@ wider=(no-channel progressive comprexit mean_pool 500x {diffusion,progressive}-r
 trained=({no-channel,progressive,progressive-window,comprexit,mean_pool,icae,500x,sac}-42-1e-3
   "${seeds[@]}" prompt-{none,head,tail,full}-42-1e-3)
 shorter=(progressive comprexit mean_pool 500x {diffusion,progressive}-residual)   # and diffusion: at 8x and 16x
-asked=(run.threads=1 eval.nll=true eval.query_tokens=64)
+asked=(run.threads=1 eval.nll=true eval.query_tokens=64 "eval.hidden_cache=$out/hidden-asked")   # the base reads a context once for all
 texts=(--benchmarks wikitext2,peps
   "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]")
-# RUN STAGE ASKED…: what the stage asks, without the noise of the channel and with five draws of it; one token is decoded.
+# RUN STAGE ASKED…: the likelihood of what the stage asks, without the noise of the channel and with five draws of it.
 noisy() {
   local run=$1 folder=$out/noise/$2/$1 key=compressor draw seed; shift 2
   [ -e "$out/$run/trained" ] || return 0
@@ -127,7 +127,7 @@ noisy() {
     [ "$draw" = none ] && seed=()
     mkdir -p "$folder"
     "$bin/ctxc-eval" --checkpoint "$out/$run" --methods checkpoint --out "$folder/$draw" --limit "${LIMIT:-500}" "${asked[@]}" \
-      eval.max_new_tokens=1 "$@" "${seed[@]}" > "$folder/$draw.md"
+      eval.answers=false "$@" "${seed[@]}" > "$folder/$draw.md"
   done
 }
 still=(train.steps=1 train.lr=1e-12 train.warmup=0 train.save_every=0 train.valid_every=1)
@@ -143,7 +143,7 @@ for stage in "${stages[@]}"; do
       choose mean_pool
       for start in none mean first; do train "start-mean_pool-$start" "compressor.start=$start" "${still[@]}"; done
       "$bin/ctxc-eval" --checkpoint "$out/start-pca_first" --out "$out/starts" --benchmarks squad --limit "${LIMIT:-500}" "${asked[@]}" \
-        eval.max_new_tokens=1 --methods "$(measured start-mean_pool-first prompt-none-42-1e-3),$(foreign start-mean_pool-first)" > "$out/starts.md" ;;
+        eval.answers=false --methods "$(measured start-mean_pool-first prompt-none-42-1e-3),$(foreign start-mean_pool-first)" > "$out/starts.md" ;;
     plans)
       mkdir -p "$out/plans"
       for name in "${compressors[@]}" "${references[@]/#/prompt-}"; do
@@ -175,13 +175,13 @@ for stage in "${stages[@]}"; do
       done ;;
     squad)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/squad" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${trained[@]}"),bm25=$reader,$(foreign \
+        "${asked[@]}" eval.answers=false --methods "$(measured "${trained[@]}"),bm25=$reader,$(foreign \
         {no-channel,progressive,progressive-window,comprexit,mean_pool,icae,500x,sac}-42-1e-3)" > "$out/squad.md" ;;
     eight | sixteen)
       ratio=16x
       [ "$stage" = eight ] && ratio=8x
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-$ratio" --out "$out/$stage" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${shorter[@]/%/-$ratio}" prompt-{head,tail}-$ratio prompt-{none,full}-42-1e-3),bm25=$reader,$(foreign \
+        "${asked[@]}" eval.answers=false --methods "$(measured "${shorter[@]/%/-$ratio}" prompt-{head,tail}-$ratio prompt-{none,full}-42-1e-3),bm25=$reader,$(foreign \
         "${shorter[@]/%/-$ratio}")" \
         > "$out/$stage.md" ;;
     longer)
@@ -190,7 +190,7 @@ for stage in "${stages[@]}"; do
         train "$name-600" run.seed=42 train.lr=1e-3 train.steps=600 train.valid_every=200
       done
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-600" --out "$out/longer" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured {mean_pool,progressive}-600),$(foreign {mean_pool,progressive}-600)" \
+        "${asked[@]}" eval.answers=false --methods "$(measured {mean_pool,progressive}-600),$(foreign {mean_pool,progressive}-600)" \
         > "$out/longer.md" ;;
     form)
       for name in "${forms[@]}"; do
@@ -198,21 +198,19 @@ for stage in "${stages[@]}"; do
         fit "${BASH_REMATCH[@]:1}" 200
       done
       "$bin/ctxc-eval" --checkpoint "$out/${forms[0]}" --out "$out/form" --benchmarks squad --limit "${LIMIT:-500}" \
-        "${asked[@]}" eval.max_new_tokens=1 --methods "$(measured "${forms[@]:1}"),$(foreign "${forms[@]:1}")" > "$out/form.md" ;;
+        "${asked[@]}" eval.answers=false --methods "$(measured "${forms[@]:1}"),$(foreign "${forms[@]:1}")" > "$out/form.md" ;;
     wider)
       for name in diffusion "${wider[@]}" "${references[@]/#/prompt-}"; do
         [ -e "$out/$name-42-1e-3/trained" ] || continue
-        steps=100
-        [[ $name = prompt-* ]] && steps=50
         choose "$name" 4 256
-        train "$name-256" data.context_tokens=256 run.seed=42 train.lr=1e-3 train.steps=$steps train.valid_every=$steps \
+        train "$name-256" data.context_tokens=256 run.seed=42 train.lr=1e-3 train.steps=50 train.valid_every=50 \
           "train.init_from=$out/$name-42-1e-3"
       done
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-256" --out "$out/wider" --benchmarks squad,hotpotqa --limit "${LIMIT:-500}" "${asked[@]}" \
-        eval.max_new_tokens=1 --methods "$(measured "${wider[@]/%/-256}" prompt-{none,head,tail,full}-256),bm25=$out/prompt-full-256,$(foreign \
+        eval.answers=false --methods "$(measured diffusion-42-1e-3 "${wider[@]/%/-42-1e-3}" "${wider[@]/%/-256}" prompt-{none,head,tail,full}-256),bm25=$out/prompt-full-256,$(foreign \
         "${wider[@]/%/-256}")" > "$out/wider.md" ;;
     text)
-      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" run.threads=1 "${texts[@]}" \
+      "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/text" "${asked[@]}" "${texts[@]}" \
         --methods "$(measured "${trained[@]}"),full,none,truncate_head,truncate_tail" > "$out/text.md" ;;
     sets)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/sets" --limit "${LIMIT:-500}" "${asked[@]}" \
@@ -220,10 +218,10 @@ for stage in "${stages[@]}"; do
         prompt-{none,head,tail,full}-42-1e-3 {diffusion,progressive}-residual-42-1e-3),bm25=$reader" > "$out/sets.md" ;;
     bare)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/bare" --benchmarks squad --limit "${LIMIT:-500}" "${asked[@]}" \
-        eval.max_new_tokens=1 --methods full,none,truncate_head,truncate_tail > "$out/bare.md" ;;
+        eval.answers=false --methods full,none,truncate_head,truncate_tail > "$out/bare.md" ;;
     spread)
       "$bin/ctxc-eval" --checkpoint "$out/diffusion-42-1e-3" --out "$out/spread" --limit "${LIMIT:-100}" "${asked[@]}" \
-        eval.max_new_tokens=1 --methods "$(measured "${seeds[@]}")" > "$out/spread.md" ;;
+        eval.answers=false --methods "$(measured "${seeds[@]}")" > "$out/spread.md" ;;
     seeded)
       for name in diffusion diffusion-residual; do
         noisy "$name-42-1e-3" sets

@@ -18,6 +18,7 @@
 #include "eval/eval_score.h"
 #include "eval/readers.h"
 #include "eval/results.h"
+#include "model/hidden_cache.h"
 #include "model/weights.h"
 #include "train/run_config.h"
 #include "train/setup.h"
@@ -93,6 +94,8 @@ class Evaluation {
       load_main(has_config);
     else if (fs::exists(fs::path(config_.directory()) / "checkpoints"))
       checkpoint_ = config_.directory();
+    CTXC_CHECK(config_.eval.answers || config_.eval.nll, ErrorKind::kUsage, "set eval.nll=true as well",
+               "eval.answers is false and eval.nll too: nothing would be measured");
     plans_ = plan_methods(config_.eval.methods, checkpoint_);
     sets_ = resolve_benchmarks(config_.eval.benchmarks, config_.data.root, config_.data.eval);
     if (config_.run.threads > 0) at::set_num_threads(static_cast<int>(config_.run.threads));
@@ -241,6 +244,14 @@ class Evaluation {
       reader = make_reference(plan, references_);
       identity += dump_config(config_.prompt) + config_.eval.shots_from;
     }
+    std::optional<HiddenCache> cache;
+    if (plan.compresses() && !config_.eval.hidden_cache.empty()) {
+      cache.emplace(config_.eval.hidden_cache, *reader.backbone,
+                    static_cast<uint64_t>(1e9 * config_.eval.hidden_cache_gb));
+      reader.hidden_cache = &*cache;
+      identity += "\nhidden states rounded";
+    }
+    if (!config_.eval.answers) identity += "\nno answers";
     if (plan.cuts())
       for (int64_t tokens = 1; tokens <= config_.data.rules.context_tokens; ++tokens)
         identity += fmt::format("{} ", references_.slots_for(tokens));
@@ -282,6 +293,7 @@ class Evaluation {
     header["truncate"] = config_.data.rules.truncate;
     header["max_new_tokens"] = config_.eval.max_new_tokens;
     header["nll"] = config_.eval.nll;
+    header["answers"] = config_.eval.answers;
     header["shots"] = config_.prompt.shots;
     header["answer_extractor"] = config_.prompt.answer_extractor;
     header["threads"] = at::get_num_threads();

@@ -16,8 +16,9 @@ struct EvalConfig {
   int64_t max_new_tokens = 20;
   int64_t bootstrap = 1000;
   int64_t query_tokens = 128;
-  bool nll = false;
-  std::string shots_from;
+  bool nll = false, answers = true;
+  std::string shots_from, hidden_cache;
+  double hidden_cache_gb = 20;
 
   void describe(Fields& f) {
     f("methods", methods,
@@ -35,6 +36,14 @@ struct EvalConfig {
         .min(1)
         .unit("tokens");
     f("nll", nll, "also measure the NLL of each question's first accepted answer, in nats a token");
+    f("answers", answers,
+      "decode answers and score them (EM, F1); false: the likelihood of eval.nll alone, in less time");
+    f("hidden_cache", hidden_cache,
+      "folder that keeps what the base makes of the contexts (bfloat16), for the methods of this evaluation "
+      "and later ones; empty: none");
+    f("hidden_cache_gb", hidden_cache_gb, "most of the disk that one file of hidden_cache may take")
+        .above(0)
+        .unit("GB");
     f("shots_from", shots_from,
       "training set the solved examples of prompt.shots come from; empty: the first of data.train");
   }

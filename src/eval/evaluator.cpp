@@ -105,12 +105,14 @@ class SetEvaluation {
     result_.set = source.name();
     const Work& any = works.front();
     result_.continued = !any.content.queries[static_cast<size_t>(any.queries[0])].target.empty();
+    result_.likelihood_alone = !result_.continued && !config_.answers;
     for (size_t begin = 0, end; begin < works.size(); begin = end) {
       end = batch_end(works, begin, config_.batch_tokens);
       read(std::span(works).subspan(begin, end - begin));
       if (progress)
-        progress(done_, result_.continued ? fmt::format("NLL {:.3f}", nll_sum_ / static_cast<double>(done_))
-                                          : fmt::format("F1 {:.1f}", 100 * f1_ / static_cast<double>(done_)));
+        progress(done_, result_.answered()
+                            ? fmt::format("F1 {:.1f}", 100 * f1_ / static_cast<double>(done_))
+                            : fmt::format("NLL {:.3f}", nll_sum_ / static_cast<double>(done_)));
       if (stop_requested()) throw Stopped{stop_signal()};
     }
     const double contexts = static_cast<double>(std::max<int64_t>(1, result_.contexts));
@@ -129,10 +131,11 @@ class SetEvaluation {
     std::vector<Tokens> contexts;
     for (const Work& work : works) contexts.push_back(work.visible);
     Context context(*reader_.backbone, std::move(contexts), reader_.padded_length);
+    context.use_cache(reader_.hidden_cache);
     const Memory memory = reader_.compressor->compress(context, {.training = false}).memory;
     const Tensor vectors_B = memory.mask_BK.sum(1).to(at::kCPU);
     result_.seconds.compress += seconds_since(start);
-    if (config_.nll || result_.continued) likelihood(works, memory);
+    if (config_.nll || !result_.answered()) likelihood(works, memory);
 
     std::vector<Ask> asks;
     std::vector<int64_t> vectors;
@@ -143,7 +146,7 @@ class SetEvaluation {
         asks.push_back({static_cast<int64_t>(row), works[row].questions[i],
                         &works[row].content.queries[static_cast<size_t>(works[row].queries[i])]});
     }
-    if (result_.continued) return note_likelihood(asks);
+    if (!result_.answered()) return note_likelihood(asks);
     // Every prompt has its own copy of the keys and values while it decodes.
     for (size_t begin = 0, end; begin < asks.size(); begin = end) {
       int64_t tokens = 0;
@@ -211,7 +214,7 @@ class SetEvaluation {
   void note_likelihood(std::span<const Ask> asks) {
     for (const Ask& ask : asks) {
       QuestionRecord& record = result_.records[ask.question];
-      record.qid = std::to_string(record.context);
+      if (result_.continued) record.qid = std::to_string(record.context);
       record.score.nll = nll_[ask.question];
       nll_sum_ += record.score.nll;
       ++done_;

@@ -1,5 +1,5 @@
-// One method on one data set: compress the contexts, decode the answers greedily, score them. Of plain text
-// the NLL of what follows each context is measured instead.
+// One method on one data set: compress the contexts, decode the answers greedily, score them; or measure the
+// NLL of the accepted answers alone. Of plain text the NLL of what follows each context is measured instead.
 #pragma once
 #include <functional>
 #include <memory>
@@ -26,6 +26,7 @@ struct Reader {
   bool cut_by_query = false;  ///< the query decides: every question is read behind a memory of its own
   bool foreign = false;       ///< a control: every question is read behind the memory of another passage
   int64_t padded_length = 0;  ///< columns of the context grid (parity); 0 = as long as the contexts
+  HiddenCache* hidden_cache = nullptr;  ///< of this backbone; none: it reads every context
 };
 
 /// The questions of a set that are asked: contexts in the order of a fixed permutation, until `limit`
@@ -51,13 +52,15 @@ struct Timing {
 
 struct SetResult {
   std::string set, method;
-  bool continued = false;  ///< plain text: nothing was asked, records hold the NLL of what follows
+  bool continued = false;         ///< plain text: nothing was asked, records hold the NLL of what follows
+  bool likelihood_alone = false;  ///< questions whose answers were not decoded
   std::vector<QuestionRecord> records;     ///< in the order of the questions
   int64_t contexts = 0, truncated = 0;     ///< passages, and those that lost tokens to the window
   double context_tokens = 0, vectors = 0;  ///< mean over the passages
   double kv_bytes = 0;                     ///< keys and values of the vectors, mean over the passages
   int64_t new_tokens = 0;
   Timing seconds;
+  bool answered() const { return !continued && !likelihood_alone; }
   double ratio() const { return vectors > 0 ? context_tokens / vectors : 0; }
   std::vector<ScoredQuestion> scores() const;
 };

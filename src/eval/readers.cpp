@@ -101,7 +101,8 @@ Reader make_reference(const MethodPlan& plan, const ReferenceSetup& setup) {
                 .cut = {},
                 .cut_by_query = false,
                 .foreign = false,
-                .padded_length = 0};
+                .padded_length = 0,
+                .hidden_cache = nullptr};
   cut_for(reader, plan, setup.slots_for);
   Tokens head = setup.prompt->head_ids();
   const Tokens gap = setup.prompt->tokenizer().encode("\n\n");
@@ -130,7 +131,8 @@ Reader make_checkpoint_reader(const MethodPlan& plan, const LoadedMethod& method
                 .cut = {},
                 .cut_by_query = false,
                 .foreign = plan.kind == "foreign",
-                .padded_length = method.padded_length};
+                .padded_length = method.padded_length,
+                .hidden_cache = nullptr};
   if (plan.cuts()) cut_for(reader, plan, slots_for);
   return reader;
 }

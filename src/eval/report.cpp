@@ -260,6 +260,11 @@ void add_evaluation(HtmlPage& page, std::string& markdown, const Folder& folder)
   }
 }
 
+/// "—" where no answers were decoded.
+std::string percent(const OrderedJson& mean, const char* key) {
+  return mean.contains(key) ? fmt::format("{:.1f}", mean.value(key, 0.0)) : "—";
+}
+
 /// Mean F1 of every method of every folder.
 std::vector<std::vector<std::string>> comparison(const std::vector<Folder>& folders) {
   std::vector<std::vector<std::string>> table = {{"run", "method", "sets", "mean F1", "mean exact match"}};
@@ -267,8 +272,7 @@ std::vector<std::vector<std::string>> comparison(const std::vector<Folder>& fold
     if (!folder.results) continue;
     for (const auto& [method, mean] : folder.results->at("macro").items())
       table.push_back({folder.name, method, fmt::format("{}", mean.value("sets", int64_t{0})),
-                       fmt::format("{:.1f}", mean.value("f1", 0.0)),
-                       fmt::format("{:.1f}", mean.value("exact_match", 0.0))});
+                       percent(mean, "f1"), percent(mean, "exact_match")});
   }
   return table;
 }

@@ -100,15 +100,18 @@ std::string signed_cell(const OrderedJson& row, const char* key, int digits = 1)
                      estimate.value("low", 0.0), digits, estimate.value("high", 0.0), digits);
 }
 
-Rows paired_table(const OrderedJson& summary, bool nll) {
+Rows paired_table(const OrderedJson& summary, bool answers, bool nll) {
   const auto p_value = [](const OrderedJson& row, const char* key) {
     return row.contains(key) ? fmt::format("{:.3f}", row.value(key, 1.0)) : "—";
   };
-  Rows rows = {{"set", "comparison", "F1 difference", "p", "EM difference"}};
+  Rows rows = {{"set", "comparison"}};
+  if (answers) rows[0].insert(rows[0].end(), {"F1 difference", "p", "EM difference"});
   if (nll) rows[0].insert(rows[0].end(), {"NLL difference", "p"});
   for (const auto& row : summary.at("paired")) {
-    rows.push_back({row.value("set", ""), row.value("method", "") + " minus " + row.value("minus", ""),
-                    signed_cell(row, "f1"), p_value(row, "f1_p"), signed_cell(row, "exact_match")});
+    rows.push_back({row.value("set", ""), row.value("method", "") + " minus " + row.value("minus", "")});
+    if (answers)
+      rows.back().insert(rows.back().end(),
+                         {signed_cell(row, "f1"), p_value(row, "f1_p"), signed_cell(row, "exact_match")});
     if (nll) rows.back().insert(rows.back().end(), {signed_cell(row, "nll", 3), p_value(row, "nll_p")});
   }
   return rows;
@@ -139,16 +142,19 @@ Rows cost_table(const OrderedJson& summary) {
 
 std::vector<ResultTable> result_tables(const OrderedJson& summary) {
   const Rows text = text_table(summary);
-  const bool answers_nll = summary.value("nll", false), any_nll = answers_nll || !text.empty();
+  const bool answers = summary.value("answers", true), answers_nll = summary.value("nll", false),
+             any_nll = answers_nll || !text.empty();
   std::vector<ResultTable> tables = {
-      {"F1, percent, with 95 % bootstrap intervals over passages", score_table(summary, "f1")},
-      {"Exact match, percent", score_table(summary, "exact_match")},
+      {"F1, percent, with 95 % bootstrap intervals over passages",
+       answers ? score_table(summary, "f1") : Rows()},
+      {"Exact match, percent", answers ? score_table(summary, "exact_match") : Rows()},
       {"NLL of the first accepted answer, nats a token",
        answers_nll ? score_table(summary, "nll", 3) : Rows()},
       {"Plain text: NLL of what follows the context, nats a token", text},
-      {any_nll ? "Paired differences, percentage points (NLL: nats a token)"
-               : "Paired differences, percentage points",
-       paired_table(summary, any_nll)},
+      {!answers  ? "Paired differences, nats a token"
+       : any_nll ? "Paired differences, percentage points (NLL: nats a token)"
+                 : "Paired differences, percentage points",
+       paired_table(summary, answers, any_nll)},
       {"Cost", cost_table(summary)}};
   std::erase_if(tables, [](const ResultTable& table) { return table.rows.size() < 2; });
   return tables;
@@ -159,8 +165,10 @@ std::string results_markdown(const OrderedJson& summary) {
   for (const char* key : {"checkpoint", "model"})
     if (!summary.value(key, "").empty()) text += fmt::format("- {}: `{}`\n", key, summary.value(key, ""));
   text += fmt::format(
-      "- context window: {} tokens, answers of at most {} tokens, {}\n",
-      summary.value("context_tokens", int64_t{0}), summary.value("max_new_tokens", int64_t{0}),
+      "- context window: {} tokens, {}, {}\n", summary.value("context_tokens", int64_t{0}),
+      summary.value("answers", true)
+          ? fmt::format("answers of at most {} tokens", summary.value("max_new_tokens", int64_t{0}))
+          : std::string("no answers decoded"),
       summary.value("shots", int64_t{0}) > 0
           ? fmt::format("{} solved examples in front of the references", summary.value("shots", int64_t{0}))
           : std::string("no solved examples"));

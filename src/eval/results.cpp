@@ -20,27 +20,16 @@ OrderedJson estimate(double value, Interval interval) {
 std::string records_text(const SetResult& result, bool nll) {
   std::string text;
   for (const QuestionRecord& record : result.records) {
-    if (result.continued) {
-      text += OrderedJson{{"qid", record.qid},
-                          {"context", record.context},
-                          {"context_tokens", record.context_tokens},
-                          {"vectors", record.vectors},
-                          {"nll", record.score.nll}}
-                  .dump() +
-              "\n";
-      continue;
-    }
-    OrderedJson line = {{"qid", record.qid},
-                        {"question", record.question},
-                        {"answers", record.answers},
-                        {"prediction", record.prediction},
-                        {"exact_match", record.score.exact_match},
-                        {"f1", record.score.f1},
-                        {"context", record.context},
-                        {"context_tokens", record.context_tokens},
-                        {"source_tokens", record.source_tokens},
-                        {"vectors", record.vectors}};
-    if (nll) line["nll"] = record.score.nll;
+    OrderedJson line = {{"qid", record.qid}};
+    if (!result.continued) line.update({{"question", record.question}, {"answers", record.answers}});
+    if (result.answered())
+      line.update({{"prediction", record.prediction},
+                   {"exact_match", record.score.exact_match},
+                   {"f1", record.score.f1}});
+    line.update({{"context", record.context}, {"context_tokens", record.context_tokens}});
+    if (!result.continued) line["source_tokens"] = record.source_tokens;
+    line["vectors"] = record.vectors;
+    if (nll || !result.answered()) line["nll"] = record.score.nll;
     text += line.dump() + "\n";
   }
   return text;
@@ -52,13 +41,12 @@ OrderedJson entry_json(const SetResult& result, const ScoreSummary& score, const
   const Timing& seconds = result.seconds;
   OrderedJson entry = {
       {"method", result.method}, {"set", result.set}, {"n", score.questions}, {"contexts", score.contexts}};
-  if (result.continued) {
-    entry["perplexity"] = std::exp(score.nll);
-  } else {
+  if (result.continued) entry["perplexity"] = std::exp(score.nll);
+  if (result.answered()) {
     entry["exact_match"] = estimate(score.exact_match, score.exact_match_95);
     entry["f1"] = estimate(score.f1, score.f1_95);
   }
-  if (nll || result.continued) entry["nll"] = estimate(score.nll, score.nll_95);
+  if (nll || !result.answered()) entry["nll"] = estimate(score.nll, score.nll_95);
   entry.update(
       {{"truncated_contexts", result.truncated},
        {"window",
@@ -142,7 +130,7 @@ void EvalResults::add(const SetResult& result, const std::string& key, const Sou
   for (const std::string& path : {predictions, records})
     make_directories((fs::path(directory_) / path).parent_path().string());
   const std::string lines = records_text(result, measures_nll());
-  if (!result.continued) {
+  if (result.answered()) {
     write_file_atomic((fs::path(directory_) / predictions).string(), answers.dump(1) + "\n");
     entry.json["predictions"] = predictions;
   }
@@ -170,15 +158,18 @@ OrderedJson EvalResults::summary() const {
   const std::string main = has_checkpoint ? "checkpoint" : methods_.front();
   for (const std::string& method : methods_) {
     double f1 = 0, exact_match = 0, nll = 0;
-    int64_t count = 0;
+    int64_t count = 0, scored = 0;
     for (const std::string& set : sets_) {
       const auto entry = entries_.find({method, set});
       if (entry == entries_.end()) continue;
       entries.push_back(entry->second.json);
-      const bool text = is_text(entry->second.json);
-      if (!text) {
+      const bool text = is_text(entry->second.json), answered = entry->second.json.contains("f1");
+      if (answered) {
         f1 += entry->second.json["f1"]["value"].get<double>();
         exact_match += entry->second.json["exact_match"]["value"].get<double>();
+        ++scored;
+      }
+      if (!text) {
         if (measures_nll()) nll += entry->second.json["nll"]["value"].get<double>();
         ++count;
       }
@@ -189,7 +180,7 @@ OrderedJson EvalResults::summary() const {
       const PairedDifference difference =
           compare_scores(entry->second.scores, other->second.scores, resamples_);
       paired.push_back({{"set", set}, {"method", main}, {"minus", method}});
-      if (!text)
+      if (answered)
         paired.back().update({{"f1", estimate(difference.f1, difference.f1_95)},
                               {"exact_match", estimate(difference.exact_match, difference.exact_match_95)},
                               {"f1_p", difference.f1_p},
@@ -198,10 +189,11 @@ OrderedJson EvalResults::summary() const {
       paired.back()["nll"] = estimate(difference.nll, difference.nll_95);
       paired.back()["nll_p"] = difference.nll_p;
     }
-    if (count > 0)
-      macro[method] = {{"f1", f1 / static_cast<double>(count)},
-                       {"exact_match", exact_match / static_cast<double>(count)},
-                       {"sets", count}};
+    if (count > 0) macro[method] = OrderedJson::object();
+    if (scored > 0)
+      macro[method].update({{"f1", f1 / static_cast<double>(scored)},
+                            {"exact_match", exact_match / static_cast<double>(scored)}});
+    if (count > 0) macro[method]["sets"] = count;
     if (count > 0 && measures_nll()) macro[method]["nll"] = nll / static_cast<double>(count);
   }
   summary["macro"] = macro;

@@ -1,7 +1,7 @@
 // The output folder of an evaluation (interface.md section 2): results.json, results.md, predictions/,
 // records/. Entries of plain text have `nll` and `perplexity` in place of the scores, and no predictions;
-// means over sets leave them out. Every finished set is on disk at once, so that an interrupted evaluation
-// goes on where it stopped.
+// means over sets leave them out. Without eval.answers questions have `nll` in place of the scores. Every
+// finished set is on disk at once, so that an interrupted evaluation goes on where it stopped.
 #pragma once
 #include <map>
 #include <optional>

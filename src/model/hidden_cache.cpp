@@ -133,7 +133,7 @@ void HiddenCache::store(const HiddenRequest& request, const std::string& tokens_
   file.stream.write(static_cast<const char*>(states.const_data_ptr()),
                     static_cast<std::streamsize>(states.nbytes()));
   file.stream.flush();
-  CTXC_CHECK(file.stream.good(), ErrorKind::kDisk, "free some space, or set train.hidden_cache: null",
+  CTXC_CHECK(file.stream.good(), ErrorKind::kDisk, "free some space, or leave hidden_cache empty",
              "{}: cannot be written ({} free)", file.path, human_bytes(free_disk_bytes(folder_)));
   file.place[tokens_sha256] = {file.end + kHeader, tokens};
   file.end += kHeader + file.body(tokens);

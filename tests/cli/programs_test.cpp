@@ -129,6 +129,19 @@ TEST_F(Programs, EvaluationTakesFinishedSetsUp) {
   EXPECT_EQ(limited.at("entries")[0].at("n"), 5);
 }
 
+TEST_F(Programs, EvaluationMeasuresLikelihoodAlone) {
+  const std::string alone =
+      "--checkpoint run --methods full,checkpoint eval.answers=false --json --out alone ";
+  expect_failure("ctxc-eval", alone, 2, "nothing would be measured");
+  EXPECT_FALSE(fs::exists(folder() + "/alone"));
+  const Json results = json_of("ctxc-eval", alone + "eval.nll=true eval.hidden_cache=hidden");
+  for (const Json& entry : results.at("entries")) {
+    EXPECT_TRUE(entry.contains("nll"));
+    EXPECT_FALSE(entry.contains("f1") || entry.contains("predictions"));
+  }
+  EXPECT_TRUE(fs::exists(folder() + "/hidden"));
+}
+
 TEST_F(Programs, EvaluationReadsPlainText) {
   const std::string sets =
       " data.context_tokens=8 data.generation_tokens=4 data.root=. 'data.eval=[{path: text.txt}]' ";

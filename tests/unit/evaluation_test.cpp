@@ -158,6 +158,34 @@ TEST(Results, LikelihoodIsThereOnlyWhereItWasMeasured) {
   }
 }
 
+TEST(Results, LikelihoodAloneHasNoScores) {
+  const testing::TempDir dir;
+  OrderedJson header = {{"nll", true}, {"answers", false}};
+  {
+    EvalResults results(dir.str(), {"full", "checkpoint"}, {"squad"}, header, 100);
+    for (const char* method : {"full", "checkpoint"}) {
+      SetResult result = set_result(method, "squad", 8, 0);
+      result.likelihood_alone = true;
+      for (QuestionRecord& record : result.records) record.score.nll = method == std::string("full") ? 2 : 3;
+      results.add(result, method, {});
+    }
+  }
+  EXPECT_FALSE(fs::exists(dir / "predictions/squad.json"));
+  EXPECT_EQ(read_file((dir / "records/squad.jsonl").string()).find("prediction"), std::string::npos);
+  EvalResults again(dir.str(), {"full", "checkpoint"}, {"squad"}, header, 100);
+  ASSERT_TRUE(again.reuse("full", "squad", "full") && again.reuse("checkpoint", "squad", "checkpoint"));
+  const OrderedJson summary = again.summary();
+  EXPECT_FALSE(summary["macro"]["full"].contains("f1"));
+  EXPECT_DOUBLE_EQ(summary["macro"]["checkpoint"]["nll"].get<double>(), 3);
+  EXPECT_EQ(summary["macro"]["checkpoint"]["sets"], 1);
+  EXPECT_DOUBLE_EQ(summary["paired"][0]["nll"]["value"].get<double>(), 1);
+  const std::string markdown = results_markdown(summary);
+  for (const char* absent : {"F1", "Exact match", "EM difference", "percentage"})
+    EXPECT_EQ(markdown.find(absent), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find("+1.000 [+1.000, +1.000]"), std::string::npos) << markdown;
+  EXPECT_EQ(make_report({dir.str()}).html.find("F1"), std::string::npos);
+}
+
 TEST(Results, PlainTextStandsApart) {
   const testing::TempDir dir;
   const auto text_result = [](const char* method, double nll) {

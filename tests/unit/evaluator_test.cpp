@@ -10,6 +10,7 @@
 #include "data/synthetic.h"
 #include "eval/bm25.h"
 #include "eval/readers.h"
+#include "model/hidden_cache.h"
 #include "model/loss.h"
 #include "model/objective.h"
 #include "testing.h"
@@ -91,6 +92,47 @@ TEST_F(Evaluator, LikelihoodIsTheCrossEntropyOfTheAnswer) {
   }
   const double none = summarize_scores(run("none", true).scores()).nll;
   EXPECT_GT(none, summarize_scores(found.scores()).nll + 1);
+}
+
+TEST_F(Evaluator, LikelihoodAloneDecodesNothing) {
+  EvalConfig config;
+  config.nll = true;
+  config.answers = false;
+  config.batch_tokens = 100;
+  const SetResult both = run("full", true), alone = evaluate(reader("full"), *source_, questions_, config);
+  EXPECT_FALSE(alone.answered());
+  EXPECT_EQ(alone.new_tokens, 0);
+  EXPECT_EQ(alone.seconds.decode, 0);
+  for (size_t i = 0; i < questions_.size(); ++i) {
+    EXPECT_EQ(alone.records[i].score.nll, both.records[i].score.nll);
+    EXPECT_EQ(alone.records[i].qid, both.records[i].qid);
+    EXPECT_EQ(alone.records[i].vectors, both.records[i].vectors);
+    EXPECT_EQ(alone.records[i].prediction, "");
+  }
+}
+
+TEST_F(Evaluator, TheBaseReadsACachedContextOnce) {
+  const testing::TempDir dir;
+  CompressorSetup setup;
+  setup.backbone = backbone_->config();
+  Reader mean = reader("full");
+  mean.compressor = make_compressor(Yaml::parse("{name: mean_pool, ratio: 4}", "test"), setup);
+  EvalConfig config;
+  config.nll = true;
+  config.answers = false;
+  config.batch_tokens = 100;
+  const SetResult plain = evaluate(mean, *source_, questions_, config);
+  HiddenCache cache(dir.str(), *backbone_, uint64_t{1} << 30);
+  mean.hidden_cache = &cache;
+  const SetResult first = evaluate(mean, *source_, questions_, config);
+  EXPECT_EQ(cache.hits(), 0);
+  EXPECT_EQ(cache.misses(), first.contexts);
+  const SetResult again = evaluate(mean, *source_, questions_, config);
+  EXPECT_EQ(cache.hits(), first.contexts);
+  for (size_t i = 0; i < questions_.size(); ++i) {
+    EXPECT_EQ(again.records[i].score.nll, first.records[i].score.nll);
+    EXPECT_NEAR(first.records[i].score.nll, plain.records[i].score.nll, 0.05) << "states rounded to bfloat16";
+  }
 }
 
 /// Blocks of 24 tokens to read and 8 that follow, cut from passages of the base's own kind.
