@@ -171,10 +171,10 @@ def against_references(folder, title, suffix=""):
     return found
 
 
-def compared(found, cost):
+def compared(found, cost, vectors="vectors"):
     """NLL beside that of every reference; then own and foreign memories."""
     references = [name for name in REFERENCES if name in found]
-    rows = [["", "vectors", "NLL"] + [f"minus {name}" for name in references]]
+    rows = [["", vectors, "NLL"] + [f"minus {name}" for name in references]]
     for method, sets in found.items():
         gaps = ["" if method in REFERENCES else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
         rows.append([method, f"{cost[method]:.1f}", cell(interval(sets, 2), 3)] + gaps)
@@ -247,7 +247,7 @@ def wider():
         if "prompt-none" not in one and shape(blind) == shape(next(iter(one.values()))):
             one["prompt-none"], cost["prompt-none"] = blind, asked_cost["prompt-none"]
         print(f"### Contexts of 256 tokens, {name}, {questions(one, name)} questions: NLL of the first accepted answer, nats a token\n")
-        compared(one, cost)
+        compared(one, cost, "vectors (SQuAD)")
 
 
 def text():
