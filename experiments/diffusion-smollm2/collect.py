@@ -325,8 +325,10 @@ def noise(stage):
     for run in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         drawn = [os.path.join(folder, run, draw) for draw in DRAWS]
         if all(os.path.exists(os.path.join(path, "results.json")) for path in drawn):
-            for draw, path in zip(DRAWS, drawn):
-                results, records = read_records(path)
+            read = [read_records(path) for path in drawn]
+            if not all(results["complete"] for results, _ in read):
+                continue
+            for draw, (results, records) in zip(DRAWS, read):
                 found[f"{run} {draw}"] = records["checkpoint"]
                 vectors[f"{run} {draw}"] = results["entries"][0]["vectors_read"]
     if not found:
