@@ -289,6 +289,8 @@ def six_sets():
     found, cost, names = measured("sets")
     if not found:
         return
+    shown = COMPRESSORS + VARIANTS + REFERENCES
+    found = {method: found[method] for method in sorted(found, key=lambda method: shown.index(method) if method in shown else len(shown))}
     per_set(found, cost, names, 2, "NLL of the first accepted answer, nats a token", 3)
     plot(found, cost)
     print("### Six sets: a compressor minus a reference, mean over sets\n")
