@@ -132,15 +132,19 @@ def measured(folder, of="squad"):
     if os.path.exists(os.path.join(path, "results.json")):
         results, fresh = read_records(path)
         whole = {label(method, results): fresh[method] for method in results["methods"] if len(fresh[method]) == len(results["sets"])}
-        asked = [shape(sets) for sets in whole.values()][:1]
-        found = {method: sets for method, sets in found.items() if [shape(sets)] == asked}  # of other questions: not comparable
-        found.update(whole)
+        found = joined(found, whole)
         for entry in results["entries"]:
             if entry["set"] == of:
                 vectors[label(entry["method"], results)] = entry["vectors_read"]
         if SAVE:
             keep(folder, found, vectors)
     return found, vectors, list(next(iter(found.values()))) if found else []
+
+
+def joined(before, fresh):
+    """What was kept and what was measured now; methods that were kept of other questions are not comparable and left out."""
+    asked = [shape(sets) for sets in fresh.values()][:1]
+    return {**{method: sets for method, sets in before.items() if not asked or [shape(sets)] == asked}, **fresh}
 
 
 def shape(sets):
@@ -323,6 +327,7 @@ def plot(found, cost):
 def noise(stage):
     """Diffusion with the noise of its channel beside without: the mean of five draws, and the lowest and the highest of them."""
     found, vectors = kept("noise-" + stage)
+    fresh = {}
     folder = os.path.join(OUT, "noise", stage)
     for run in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         drawn = [os.path.join(folder, run, draw) for draw in DRAWS]
@@ -331,8 +336,9 @@ def noise(stage):
             if not all(results["complete"] for results, _ in read):
                 continue
             for draw, (results, records) in zip(DRAWS, read):
-                found[f"{run} {draw}"] = records["checkpoint"]
+                fresh[f"{run} {draw}"] = records["checkpoint"]
                 vectors[f"{run} {draw}"] = results["entries"][0]["vectors_read"]
+    found = joined(found, fresh)
     if not found:
         return
     if SAVE:
