@@ -165,21 +165,27 @@ def against_references(folder, title, suffix=""):
     found, cost, _ = measured(folder)
     if not found:
         return {}
+    found, cost = ({name.removesuffix(suffix): value for name, value in each.items()} for each in (found, cost))
     asked, asked_cost = (found, cost) if folder == "squad" else measured("squad")[:2]
     for name in REFERENCES:
         if name in asked and name not in found and shape(asked[name]) == shape(next(iter(found.values()))):
             found[name], cost[name] = asked[name], asked_cost[name]
-    found, cost = ({name.removesuffix(suffix): value for name, value in each.items()} for each in (found, cost))
     print(f"### {title}, {questions(found, 'squad')} questions: NLL of the first accepted answer, nats a token\n")
     compared(found, cost)
     return found
+
+
+def rows_of(found):
+    """(method, sets) as the tables order them: compressors, their variants, what has no place of its own, references."""
+    places = {method: place for place, methods in enumerate((COMPRESSORS, VARIANTS, [], REFERENCES)) for method in methods}
+    return sorted(found.items(), key=lambda row: places.get(row[0], 2))  # stable: otherwise as they were measured
 
 
 def compared(found, cost, vectors="vectors"):
     """NLL beside that of every reference; then own and foreign memories."""
     references = [name for name in REFERENCES if name in found]
     rows = [["", vectors, "NLL"] + [f"minus {name}" for name in references]]
-    for method, sets in found.items():
+    for method, sets in rows_of(found):
         gaps = ["" if method in REFERENCES else cell(interval(minus(sets, found[name]), 2), 3) for name in references]
         rows.append([method, f"{cost[method]:.1f}", cell(interval(sets, 2), 3)] + gaps)
     table(rows)
@@ -274,7 +280,7 @@ def per_set(found, cost, names, metric, title, digits):
     counts = ", ".join(f"{name} {questions(found, name)}" for name in names)
     print(f"### Six sets: {title} ({counts} questions)\n")
     rows = [["", "vectors (SQuAD)"] + names + ["mean"]]
-    for method, sets in found.items():
+    for method, sets in rows_of(found):
         shown = [cell(interval({name: sets[name]}, metric), digits) for name in names]
         rows.append([method, f"{cost[method]:.1f}"] + shown + [cell(interval(averaged(sets), metric), digits)])
     table(rows)
@@ -293,8 +299,6 @@ def six_sets():
     found, cost, names = measured("sets")
     if not found:
         return
-    shown = COMPRESSORS + VARIANTS + REFERENCES
-    found = {method: found[method] for method in sorted(found, key=lambda method: shown.index(method) if method in shown else len(shown))}
     per_set(found, cost, names, 2, "NLL of the first accepted answer, nats a token", 3)
     plot(found, cost)
     print("### Six sets: a compressor minus a reference, mean over sets\n")
