@@ -3,6 +3,8 @@
 
     experiments/binding/collect.py [runs/binding]
 
+Cells that results.csv has and the run folders have not stay as they are; a cell that was run again takes their place.
+
 A cell's number is the mean over its seeds of the exact match in percent; +- is the standard deviation over seeds. Paired
 differences are over equal seeds, with the t interval and the two-sided p of the t test.
 """
@@ -18,13 +20,16 @@ OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/binding"
 HERE = os.path.dirname(os.path.abspath(__file__))
 SEEDED = "seeded-"
 REFERENCE = ("denoising", "vp-0.1-lsnr")
+COLUMNS = ("stage cell seed level noise exact_match low high questions valid_ce_half valid_ce steps rate_nats_per_token rate_nats "
+           "rate_tight seconds").split()
+CLAIM = ("vp-0.1-lsnr", "none-0-lsnr")
+J0 = [(cell, f"{cell}-J0") for cell in CLAIM]
 PAIRS = [  # the claim first
-    (("denoising", "vp-0.1-lsnr"), ("denoising", "none-0-lsnr")),
+    *((("denoising", a), ("denoising", b)) for a, b in [CLAIM, *J0]),
+    *((("longer", a), ("longer", b)) for a, b in [CLAIM, *J0]),
     (("denoising", "vp-0.1-lsnr"), ("denoising", "none-0.1-lsnr")),
     (("denoising", "vp-0.1-lsnr"), ("denoising", "vp-0-lsnr")),
     (("denoising", "vp-0.1-lsnr"), ("denoising", "vp-0.1-constant")),
-    (("denoising", "vp-0.1-lsnr"), ("denoising", "vp-0.1-lsnr-J0")),
-    (("denoising", "none-0-lsnr"), ("denoising", "none-0-lsnr-J0")),
     (("denoising", "none-0.1-lsnr"), ("denoising", "none-0-lsnr")),
     (("rest", "chunks-state-4"), ("rest", "chunks-state-0")),
     (("strings", "values-32"), ("strings", "values-32768")),
@@ -43,7 +48,8 @@ def read_runs():
         log = [json.loads(line) for line in open(os.path.join(run, "log.jsonl"))]
         steps = [row for row in log if "loss" in row]
         last = steps[-1]["terms"]
-        valid = [row for row in log if "valid_terms" in row][-1]["valid_terms"]
+        valid = [row["valid_terms"]["ce"] for row in log if "valid_terms" in row]
+        half = f"{valid[len(valid) // 2 - 1]:.4f}" if len(valid) > 1 else ""
         for path in sorted(glob.glob(os.path.join(run, "*", "results.json"))):
             level, noise = os.path.basename(os.path.dirname(path)).split("-", 1)
             entry = json.load(open(path))["entries"][0]
@@ -51,10 +57,19 @@ def read_runs():
             rows.append({
                 "stage": stage, "cell": cell, "seed": seed, "level": level, "noise": noise,
                 "exact_match": f"{match['value']:.2f}", "low": f"{match['low']:.2f}", "high": f"{match['high']:.2f}",
-                "questions": entry["n"], "valid_ce": f"{valid['ce']:.4f}", "steps": len(steps),
+                "questions": entry["n"], "valid_ce": f"{valid[-1]:.4f}", "valid_ce_half": half, "steps": len(steps),
                 "rate_nats_per_token": f"{last['rate_nats_per_token']:.2f}", "rate_nats": f"{last['rate_nats']:.1f}",
                 "rate_tight": f"{last['rate_tight']:.1f}", "seconds": f"{sum(row['seconds'] for row in steps):.0f}"})
     return rows
+
+
+def kept_rows(found):
+    """The rows of results.csv of cells that were not found in the run folders."""
+    path, cells = os.path.join(HERE, "results.csv"), {(row["stage"], row["cell"], row["seed"]) for row in found}
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="") as file:
+        return [row for row in csv.DictReader(file) if (row["stage"], row["cell"], row["seed"]) not in cells]
 
 
 def mean(values):
@@ -92,8 +107,8 @@ class Table:
             seeds = self.match.setdefault(cell, {}).setdefault(row["level"], {}).setdefault(noise, {})
             seeds.setdefault(row["seed"], []).append(float(row["exact_match"]))
             if row["level"] == "own" and noise == "zero":
-                for key in ("valid_ce", "rate_nats_per_token", "rate_nats", "rate_tight", "seconds"):
-                    self.other.setdefault(cell, {}).setdefault(key, []).append(float(row[key]))
+                for key in ("valid_ce_half", "valid_ce", "rate_nats_per_token", "rate_nats", "rate_tight", "seconds"):
+                    self.other.setdefault(cell, {}).setdefault(key, []).append(float(row[key] or "nan"))
 
     def seeds(self, cell, noise="zero", level="own"):
         found = self.match.get(cell, {}).get(level, {}).get(noise, {})
@@ -111,17 +126,20 @@ class Table:
 
     def line(self, cell):
         other = self.other[cell]
+        ce = f"{mean(other['valid_ce']):.3f}"
+        if not math.isnan(mean(other["valid_ce_half"])):
+            ce = f"{mean(other['valid_ce_half']):.3f}, {ce}"
         tight = f"{mean(other['rate_nats_per_token']):.1f} | {mean(other['rate_tight']):.0f} of {mean(other['rate_nats']):.0f}"
         print(f"| {cell[1]} | {len(self.seeds(cell))} | {self.number(cell)} | {self.number(cell, 'seeded')} | "
-              f"{self.noise_spread(cell)} | {mean(other['valid_ce']):.3f} | {tight} |")
+              f"{self.noise_spread(cell)} | {ce} | {tight} |")
 
     def stage(self, stage):
         cells = [cell for cell in self.match if cell[0] == stage]
-        if stage != REFERENCE[0] and stage != "binding" and cells and REFERENCE in self.match:
+        if stage in ("levels", "passes", "rest", "strings") and cells and REFERENCE in self.match:
             cells.append(REFERENCE)
         if not cells:
             return
-        print(f"\n### {stage}\n\n| cell | seeds | zero noise | seeded noise | spread over noise seeds | valid CE | "
+        print(f"\n### {stage}\n\n| cell | seeds | zero noise | seeded noise | spread over noise seeds | valid CE (two: half way, at the end) | "
               "nats a token | rate_tight |\n|---|---:|---:|---:|---:|---:|---:|---:|")
         for cell in cells:
             self.line(cell)
@@ -134,7 +152,7 @@ class Table:
             both = sorted(set(left) & set(right))
             if len(both) < 3:
                 continue
-            self.paired(f"{a[1]} - {b[1]}", [left[seed] - right[seed] for seed in both])
+            self.paired(f"{a[0]}: {a[1]} - {b[1]}", [left[seed] - right[seed] for seed in both])
 
     def paired(self, name, difference):
         error, freedom = deviation(difference) / math.sqrt(len(difference)), len(difference) - 1
@@ -156,6 +174,18 @@ class Table:
                     for level in (high, low)}
             self.paired(f"{high} - {low}", [half[high][seed] - half[low][seed] for seed in seeds])
 
+    def reached(self, stage, factor):
+        """How many trainings of each level of a factor have solved the task, and how many are about where knowing the set is."""
+        if not any(cell[0] == stage for cell in self.match):
+            return
+        print(f"\n### Trainings of {stage}: at least 95 %, between, at most 35 % exact match\n\n| | trainings | 95 and more | between | "
+              "35 and less |\n|---|---:|---:|---:|---:|")
+        for level in factor:
+            values = [v for cell in self.match if cell[0] == stage and level in cell[1].split("-") for v in self.seeds(cell).values()]
+            if values:
+                solved, stuck = sum(v >= 95 for v in values), sum(v <= 35 for v in values)
+                print(f"| {level} | {len(values)} | {solved} | {len(values) - solved - stuck} | {stuck} |")
+
     def levels(self):
         for cell, found in self.match.items():
             steps = sorted((level for level in found if level != "own"), key=int)
@@ -174,11 +204,13 @@ class Table:
                      [c + s for c, s in zip(centre, spread)])
 
 
-rows = read_runs()
+found = read_runs()
+rows = kept_rows(found) + found
 if not rows:
-    sys.exit(f"error: {OUT}: no finished run (expected STAGE/CELL/SEED/done)")
+    sys.exit(f"error: {OUT}: no finished run (expected STAGE/CELL/SEED/done), and no results.csv")
+rows.sort(key=lambda row: os.path.join(row["stage"], row["cell"], row["seed"], f"{row['level']}-{row['noise']}", ""))
 with open(os.path.join(HERE, "results.csv"), "w", newline="") as file:
-    out = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+    out = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
     out.writeheader()
     out.writerows(rows)
 table = Table(rows)
@@ -187,7 +219,10 @@ for stage in dict.fromkeys(row["stage"] for row in rows):
 table.pairs()
 table.main_effects("denoising", (("vp", "none"), ("0.1", "0"), ("lsnr", "constant")),
                    (("vp", "none"), ("0.1", "0"), ("lsnr", "constant")))
-table.main_effects("binding", (("embedding", "all"), ("concat", "mean_linear", "attn"), ("none", "rope", "offset")),
-                   (("concat", "mean_linear"), ("attn", "mean_linear"), ("concat", "attn"), ("rope", "none"),
-                    ("offset", "none"), ("all", "embedding")))
+SOURCES, POOLS, POSITIONS = ("embedding", "all"), ("concat", "attn", "mean_linear"), ("none", "rope", "offset")
+for stage, positions in (("binding", POSITIONS), ("converged", POSITIONS), ("four", ("rope",))):
+    table.main_effects(stage, (SOURCES, POOLS, positions),
+                       (("concat", "mean_linear"), ("attn", "mean_linear"), ("concat", "attn"), ("all", "embedding"),
+                        *((position, "none") for position in positions[1:])))
+    table.reached(stage, POOLS)
 table.levels()

@@ -5,11 +5,12 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/binding
-stages=(denoising binding levels passes rest base strings)
+stages=(denoising binding levels passes rest base strings converged longer four)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 bin=${CTXC_BIN:-build/release/bin}
 config=configs/diffusion_binding.yaml
+long=1000   # steps of converged and longer
 mkdir -p "$out"
 
 # The base made again: two pairs first, since rows of eight alone are not bound in the same time; then the whole mixture.
@@ -52,6 +53,19 @@ cell() {
   touch "$run/done"
 }
 
+# STAGE KEY=VALUE… : what binds, one seed; windows of two that cut between key and value.
+binds() {
+  local stage=$1 layers pool pos; shift
+  for layers in embedding all; do
+    for pool in concat mean_linear attn; do
+      for pos in none rope offset; do
+        cell "$stage" "$layers-$pool-$pos" compressor.ratio=2 compressor.layers=$layers compressor.pool=$pool \
+          compressor.pos=$pos compressor.noise.rope=off $(data lead=1) "$@"
+      done
+    done
+  done
+}
+
 # An override of all three data entries.
 data() { printf 'data.%s.0.key_values.'"$1"'\n' train valid eval; }
 
@@ -73,14 +87,24 @@ for stage in "${stages[@]}"; do
         cell denoising none-0.1-constant compressor.channel=none compressor.cond=constant
         cell denoising none-0-constant compressor.channel=none objective.denoise=0 compressor.cond=constant
       done ;;
-    binding) # what binds: windows of two that cut between key and value
+    binding) for seed in 1 2 3; do binds binding train.steps=200; done ;;
+    converged) for seed in 1 2 3; do binds converged train.steps=$long train.valid_every=$((long / 4)); done ;;
+    longer) # the pair of the claim, then its J = 0, trained as long as `converged`
+      for steps in 2 0; do
+        name=
+        [ $steps = 0 ] && name=-J0
+        for seed in 1 2 3 4 5; do
+          cell longer "vp-0.1-lsnr$name" compressor.steps=$steps train.steps=$long train.valid_every=$((long / 4))
+          cell longer "none-0-lsnr$name" compressor.channel=none objective.denoise=0 compressor.steps=$steps train.steps=$long \
+            train.valid_every=$((long / 4))
+        done
+      done ;;
+    four) # two pairs a window: a sum of its members cannot say which value is whose
       for seed in 1 2 3; do
         for layers in embedding all; do
           for pool in concat mean_linear attn; do
-            for pos in none rope offset; do
-              cell binding "$layers-$pool-$pos" compressor.ratio=2 compressor.layers=$layers compressor.pool=$pool \
-                compressor.pos=$pos compressor.noise.rope=off train.steps=200 $(data lead=1)
-            done
+            cell four "$layers-$pool-rope" compressor.layers=$layers compressor.pool=$pool compressor.noise.rope=off \
+              train.steps=$long train.valid_every=$((long / 4))
           done
         done
       done ;;
