@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import os
+import re
 import sys
 
 OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/binding"
@@ -21,7 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SEEDED = "seeded-"
 REFERENCE = ("denoising", "vp-0.1-lsnr")
 COLUMNS = ("stage cell seed level noise exact_match low high questions valid_ce_half valid_ce steps rate_nats_per_token rate_nats "
-           "rate_tight seconds").split()
+           "rate_tight seconds beside beside_right beside_swapped").split()
 CLAIM = ("vp-0.1-lsnr", "none-0-lsnr")
 J0 = [(cell, f"{cell}-J0") for cell in CLAIM]
 PAIRS = [  # the claim first
@@ -38,6 +39,23 @@ PAIRS = [  # the claim first
 
 sys.path.insert(0, os.path.dirname(HERE))
 from plots import Group, save_plot  # noqa: E402
+
+
+def swapped(path):
+    """Of questions whose window of two pairs has another asked pair with another value: how many there are, how many are answered
+    right, and how many with the value of that other pair."""
+    asked = {}  # row -> place of the pair -> record
+    for line in open(path):
+        record = json.loads(line)
+        asked.setdefault(record["context"], {})[int(re.search(r"@depth=(\d+)/", record["qid"])[1])] = record
+    count = right = swaps = 0
+    for row in asked.values():
+        for place, record in row.items():
+            other = row.get(place ^ 1)
+            if other and other["answers"] != record["answers"]:
+                count, right = count + 1, right + int(record["exact_match"] == 1)
+                swaps += record["prediction"].strip() == other["answers"][0].strip()
+    return {"beside": count, "beside_right": right, "beside_swapped": swaps}
 
 
 def read_runs():
@@ -60,6 +78,8 @@ def read_runs():
                 "questions": entry["n"], "valid_ce": f"{valid[-1]:.4f}", "valid_ce_half": half, "steps": len(steps),
                 "rate_nats_per_token": f"{last['rate_nats_per_token']:.2f}", "rate_nats": f"{last['rate_nats']:.1f}",
                 "rate_tight": f"{last['rate_tight']:.1f}", "seconds": f"{sum(row['seconds'] for row in steps):.0f}"})
+            if stage == "four":
+                rows[-1].update(swapped(os.path.join(os.path.dirname(path), "records", "recall.jsonl")))
     return rows
 
 
@@ -174,6 +194,14 @@ class Table:
                     for level in (high, low)}
             self.paired(f"{high} - {low}", [half[high][seed] - half[low][seed] for seed in seeds])
 
+    def swaps(self, rows, stage):
+        print(f"\n### Answers of {stage} whose window's other pair was asked too, zero noise, all seeds\n\n| | questions | right | "
+              "the other pair's value | of the wrong answers |\n|---|---:|---:|---:|---:|")
+        for cell in (cell for cell in self.match if cell[0] == stage):
+            of_cell = [row for row in rows if (row["stage"], row["cell"], row["noise"]) == (*cell, "zero")]
+            count, right, swaps = (sum(int(row[key]) for row in of_cell) for key in ("beside", "beside_right", "beside_swapped"))
+            print(f"| {cell[1]} | {count} | {100 * right / count:.1f} | {100 * swaps / count:.1f} | {100 * swaps / (count - right):.1f} |")
+
     def reached(self, stage, factor):
         """How many trainings of each level of a factor have solved the task, and how many are about where knowing the set is."""
         if not any(cell[0] == stage for cell in self.match):
@@ -225,4 +253,5 @@ for stage, positions in (("binding", POSITIONS), ("converged", POSITIONS), ("fou
                        (("concat", "mean_linear"), ("attn", "mean_linear"), ("concat", "attn"), ("all", "embedding"),
                         *((position, "none") for position in positions[1:])))
     table.reached(stage, POOLS)
+table.swaps(rows, "four")
 table.levels()

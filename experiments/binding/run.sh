@@ -99,7 +99,7 @@ for stage in "${stages[@]}"; do
             train.valid_every=$((long / 4))
         done
       done ;;
-    four) # two pairs a window: a sum of its members cannot say which value is whose
+    four) # two pairs a window: a plain sum of its embeddings does not say which value is whose
       for seed in 1 2 3; do
         for layers in embedding all; do
           for pool in concat mean_linear attn; do
