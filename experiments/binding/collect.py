@@ -204,8 +204,6 @@ class Table:
 
     def reached(self, stage, factor):
         """How many trainings of each level of a factor have solved the task, and how many are about where knowing the set is."""
-        if not any(cell[0] == stage for cell in self.match):
-            return
         print(f"\n### Trainings of {stage}: at least 95 %, between, at most 35 % exact match\n\n| | trainings | 95 and more | between | "
               "35 and less |\n|---|---:|---:|---:|---:|")
         for level in factor:
@@ -241,17 +239,19 @@ with open(os.path.join(HERE, "results.csv"), "w", newline="") as file:
     out = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
     out.writeheader()
     out.writerows(rows)
-table = Table(rows)
-for stage in dict.fromkeys(row["stage"] for row in rows):
+table, stages = Table(rows), dict.fromkeys(row["stage"] for row in rows)
+for stage in stages:
     table.stage(stage)
 table.pairs()
 table.main_effects("denoising", (("vp", "none"), ("0.1", "0"), ("lsnr", "constant")),
                    (("vp", "none"), ("0.1", "0"), ("lsnr", "constant")))
 SOURCES, POOLS, POSITIONS = ("embedding", "all"), ("concat", "attn", "mean_linear"), ("none", "rope", "offset")
 for stage, positions in (("binding", POSITIONS), ("converged", POSITIONS), ("four", ("rope",))):
-    table.main_effects(stage, (SOURCES, POOLS, positions),
-                       (("concat", "mean_linear"), ("attn", "mean_linear"), ("concat", "attn"), ("all", "embedding"),
-                        *((position, "none") for position in positions[1:])))
-    table.reached(stage, POOLS)
-table.swaps(rows, "four")
+    if stage in stages:
+        table.main_effects(stage, (SOURCES, POOLS, positions),
+                           (("concat", "mean_linear"), ("attn", "mean_linear"), ("concat", "attn"), ("all", "embedding"),
+                            *((position, "none") for position in positions[1:])))
+        table.reached(stage, POOLS)
+if "four" in stages:
+    table.swaps(rows, "four")
 table.levels()

@@ -10,7 +10,7 @@ if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 bin=${CTXC_BIN:-build/release/bin}
 config=configs/diffusion_binding.yaml
-long=1000   # steps of converged and longer
+long=(train.steps=1000 train.valid_every=250)   # of converged, longer and four
 mkdir -p "$out"
 
 # The base made again: two pairs first, since rows of eight alone are not bound in the same time; then the whole mixture.
@@ -88,23 +88,21 @@ for stage in "${stages[@]}"; do
         cell denoising none-0-constant compressor.channel=none objective.denoise=0 compressor.cond=constant
       done ;;
     binding) for seed in 1 2 3; do binds binding train.steps=200; done ;;
-    converged) for seed in 1 2 3; do binds converged train.steps=$long train.valid_every=$((long / 4)); done ;;
+    converged) for seed in 1 2 3; do binds converged "${long[@]}"; done ;;
     longer) # the pair of the claim, then its J = 0, trained as long as `converged`
       for steps in 2 0; do
         name=
         [ $steps = 0 ] && name=-J0
         for seed in 1 2 3 4 5; do
-          cell longer "vp-0.1-lsnr$name" compressor.steps=$steps train.steps=$long train.valid_every=$((long / 4))
-          cell longer "none-0-lsnr$name" compressor.channel=none objective.denoise=0 compressor.steps=$steps train.steps=$long \
-            train.valid_every=$((long / 4))
+          cell longer "vp-0.1-lsnr$name" compressor.steps=$steps "${long[@]}"
+          cell longer "none-0-lsnr$name" compressor.channel=none objective.denoise=0 compressor.steps=$steps "${long[@]}"
         done
       done ;;
     four) # two pairs a window: a plain sum of its embeddings does not say which value is whose
       for seed in 1 2 3; do
         for layers in embedding all; do
           for pool in concat mean_linear attn; do
-            cell four "$layers-$pool-rope" compressor.layers=$layers compressor.pool=$pool compressor.noise.rope=off \
-              train.steps=$long train.valid_every=$((long / 4))
+            cell four "$layers-$pool-rope" compressor.layers=$layers compressor.pool=$pool compressor.noise.rope=off "${long[@]}"
           done
         done
       done ;;
