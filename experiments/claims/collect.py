@@ -22,7 +22,7 @@ from plots import Group, save_panels, save_plot  # noqa: E402  (says what to ins
 
 import numpy as np  # noqa: E402  (comes with matplotlib)
 from measure import (  # noqa: E402
-    T_BOUND, Curve, Run, Window, depth, number, quality_of, record_age, right, saving, saving_text)
+    T_BOUND, Curve, Run, Window, depth, number, quality_of, record_age, saving, saving_text)
 
 OUT = sys.argv[1] if len(sys.argv) > 1 else "runs/claims"
 CHUNK_PAIRS, CHUNK_VECTORS = 6, 6  # of stage age: 12 tokens at ratio 2
