@@ -28,6 +28,7 @@ J0 = [(cell, f"{cell}-J0") for cell in CLAIM]
 PAIRS = [  # the claim first
     *((("denoising", a), ("denoising", b)) for a, b in [CLAIM, *J0]),
     *((("longer", a), ("longer", b)) for a, b in [CLAIM, *J0]),
+    tuple(("longest", cell) for cell in CLAIM),
     (("denoising", "vp-0.1-lsnr"), ("denoising", "none-0.1-lsnr")),
     (("denoising", "vp-0.1-lsnr"), ("denoising", "vp-0-lsnr")),
     (("denoising", "vp-0.1-lsnr"), ("denoising", "vp-0.1-constant")),

@@ -5,12 +5,13 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 out=runs/binding
-stages=(denoising binding levels passes rest base strings converged settled longer four)
+stages=(denoising binding levels passes rest base strings converged settled longer longest four)
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
 if (($#)); then stages=("$@"); fi
 bin=${CTXC_BIN:-build/release/bin}
 config=configs/diffusion_binding.yaml
 long=(train.steps=1000 train.valid_every=250)   # of converged, longer and four
+longest=(train.steps=3000 train.valid_every=500) # of settled and longest
 mkdir -p "$out"
 
 # The base made again: two pairs first, since rows of eight alone are not bound in the same time; then the whole mixture.
@@ -98,7 +99,7 @@ for stage in "${stages[@]}"; do
     converged) for seed in 1 2 3; do binds converged "${long[@]}"; done ;;
     settled) # what has not bound there, again over 3,000 steps
       unless=converged
-      for seed in 1 2 3; do binds settled train.steps=3000 train.valid_every=500; done
+      for seed in 1 2 3; do binds settled "${longest[@]}"; done
       unless= ;;
     longer) # the pair of the claim, then its J = 0, trained as long as `converged`
       for steps in 2 0; do
@@ -108,6 +109,11 @@ for stage in "${stages[@]}"; do
           cell longer "vp-0.1-lsnr$name" compressor.steps=$steps "${long[@]}"
           cell longer "none-0-lsnr$name" compressor.channel=none objective.denoise=0 compressor.steps=$steps "${long[@]}"
         done
+      done ;;
+    longest) # the pair alone
+      for seed in 1 2 3 4 5; do
+        cell longest vp-0.1-lsnr "${longest[@]}"
+        cell longest none-0-lsnr compressor.channel=none objective.denoise=0 "${longest[@]}"
       done ;;
     four) # two pairs a window: a plain sum of its embeddings does not say which value is whose
       for seed in 1 2 3; do
