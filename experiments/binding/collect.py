@@ -105,6 +105,8 @@ def longer_trainings(rows):
     """What the trainings of the stage settled are after 3,000 steps, beside after 1,000."""
     shorter, longer = ({(row["cell"], row["seed"], row["noise"]): row for row in rows if row["stage"] == stage}
                        for stage in ("converged", "settled"))
+    if not longer:
+        return
     print("\n### Trained again over 3,000 steps: exact match, zero noise\n\n| cell | seed | 1,000 steps | 3,000 steps | seeded noise | "
           "valid CE half way | at the end |\n|---|---:|---:|---:|---:|---:|---:|")
     for (cell, seed, noise), row in longer.items():
