@@ -31,6 +31,8 @@ REFERENCES = ["prompt-none", "prompt-head", "prompt-tail", "prompt-full", "bm25-
 MAIN = "-42-1e-3"  # the seed and the learning rate of the main table
 NOT_AVERAGED = {"newsqa"}
 DRAWS = ["none", "1", "2", "3", "4", "5"]  # of the channel's noise
+NOISY_STAGES = {"squad": "SQuAD", "sets": "six sets", "wider": "contexts of 256 tokens", "text": "plain text",
+                "foreign": "SQuAD behind the memory of another passage"}
 
 
 def log_of(run):
@@ -329,7 +331,7 @@ def plot(found, cost):
 
 
 def noise(stage):
-    """Diffusion with the noise of its channel beside without: the mean of five draws, and the lowest and the highest of them."""
+    """Diffusion with the noise of its channel beside without."""
     found, vectors = kept("noise-" + stage)
     fresh = {}
     folder = os.path.join(OUT, "noise", stage)
@@ -340,22 +342,31 @@ def noise(stage):
             if not all(results["complete"] for results, _ in read):
                 continue
             for draw, (results, records) in zip(DRAWS, read):
-                fresh[f"{run} {draw}"] = records["checkpoint"]
+                fresh[f"{run} {draw}"] = records[results["methods"][0]]
                 vectors[f"{run} {draw}"] = results["entries"][0]["vectors_read"]
     found = joined(found, fresh)
     if not found:
         return
     if SAVE:
         keep("noise-" + stage, found, vectors)
-    print(f"### Noise of the channel: what the stage {stage} asks, NLL in nats a token\n")
+    for metric, what, digits in ((2, "NLL in nats a token", 3), (1, "F1 in percent", 1), (0, "exact match in percent", 1)):
+        drawn = with_metric(found, metric)
+        if drawn:
+            print(f"### Noise of the channel: {NOISY_STAGES[stage]}, {what}\n")
+            noise_table(drawn, metric, digits)
+
+
+def noise_table(found, metric, digits):
+    """The mean of five draws beside no noise, and the lowest and the highest of them; differences with one more digit."""
     rows = [["", "set", "n", "no noise", "mean of five draws", "mean minus none", "each minus none, lowest and highest"]]
     for run in dict.fromkeys(method.rsplit(" ", 1)[0] for method in found):
         quiet, *noisy = [found[f"{run} {draw}"] for draw in DRAWS]
         for name in quiet:
             one, draws = {name: quiet[name]}, [{name: sets[name]} for sets in noisy]
-            gaps = [interval(minus(sets, one), 2)[0] for sets in draws]
-            rows.append([run.replace(MAIN, ""), name, str(questions({run: quiet}, name)), cell(interval(one, 2), 3), cell(interval(mean_of(draws), 2), 3),
-                         cell(interval(minus(mean_of(draws), one), 2), 4), f"{min(gaps):+.4f}, {max(gaps):+.4f}"])
+            gaps = [interval(minus(sets, one), metric)[0] for sets in draws]
+            rows.append([run.replace(MAIN, ""), name, str(questions({run: quiet}, name)), cell(interval(one, metric), digits),
+                         cell(interval(mean_of(draws), metric), digits), cell(interval(minus(mean_of(draws), one), metric), digits + 1),
+                         f"{min(gaps):+.{digits + 1}f}, {max(gaps):+.{digits + 1}f}"])
     table(rows)
 
 
@@ -374,5 +385,5 @@ if __name__ == "__main__":
     text()
     six_sets()
     spread()
-    for stage in ("squad", "sets", "wider", "text"):
+    for stage in NOISY_STAGES:
         noise(stage)

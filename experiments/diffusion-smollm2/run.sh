@@ -22,7 +22,8 @@
 #   sets        likelihood and answers on the six sets, 500 questions of each where it has so many
 #   bare        the base without virtual tokens on the 500 questions of SQuAD
 #   spread      likelihood on the six sets, 100 questions of each, seeds 43 and 44
-#   seeded      every run of diffusion with the noise of its channel, drawn five times: likelihood on what it was asked above
+#   seeded      every run of diffusion with the noise of its channel, drawn five times, on what it was asked above: the likelihood, answers
+#               of the six sets, and on SQuAD what is read behind the memory of another passage
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -117,17 +118,20 @@ shorter=(progressive comprexit mean_pool 500x {diffusion,progressive}-residual) 
 asked=(run.threads=1 eval.nll=true eval.query_tokens=64 "eval.hidden_cache=$out/hidden-asked")   # the base reads a context once for all
 texts=(--benchmarks wikitext2,peps
   "data.eval=[{path: text/wikitext2.jsonl.gz, name: wikitext2, max_samples: 64}, {path: text/peps.jsonl.gz, name: peps, max_samples: 128}]")
-# RUN STAGE ASKED…: the likelihood of what the stage asks, without the noise of the channel and with five draws of it.
+# RUN STAGE ASKED…: what the stage asks, without the noise of the channel and with five draws of it.
 noisy() {
-  local run=$1 folder=$out/noise/$2/$1 key=compressor draw seed; shift 2
+  local run=$1 folder=$out/noise/$2/$1 key=compressor method=checkpoint scored=eval.answers=false draw seed
   [ -e "$out/$run/trained" ] || return 0
   [[ $run = behind-* ]] && key=compressor.method
+  [ "$2" = foreign ] && method=foreign
+  [ "$2" = sets ] && scored=eval.max_new_tokens=12
+  shift 2
   for draw in none 1 2 3 4 5; do
     seed=("$key.infer_noise=seeded" "$key.noise_seed=$draw")
     [ "$draw" = none ] && seed=()
     mkdir -p "$folder"
-    "$bin/ctxc-eval" --checkpoint "$out/$run" --methods checkpoint --out "$folder/$draw" --limit "${LIMIT:-500}" "${asked[@]}" \
-      eval.answers=false "$@" "${seed[@]}" > "$folder/$draw.md"
+    "$bin/ctxc-eval" --checkpoint "$out/$run" --methods $method --out "$folder/$draw" --limit "${LIMIT:-500}" "${asked[@]}" \
+      "$scored" "$@" "${seed[@]}" > "$folder/$draw.md"
   done
 }
 still=(train.steps=1 train.lr=1e-12 train.warmup=0 train.save_every=0 train.valid_every=1)
@@ -224,12 +228,15 @@ for stage in "${stages[@]}"; do
         eval.answers=false --methods "$(measured "${seeds[@]}")" > "$out/spread.md" ;;
     seeded)
       for name in diffusion diffusion-residual; do
-        noisy "$name-42-1e-3" sets
+        for run in "$name"-4{2,3,4}-1e-3; do noisy "$run" sets; done
         noisy "$name-42-1e-3" text "${texts[@]}"
-        for run in "$name"-4{3,4}-1e-3 "$name"-{8x,16x,600}; do noisy "$run" squad --benchmarks squad; done
+        for run in "$name"-{8x,16x,600}; do noisy "$run" squad --benchmarks squad; done
+        for run in "$name"-{4{2,3,4}-1e-3,8x,16x,600}; do noisy "$run" foreign --benchmarks squad; done
         noisy "$name-256" wider --benchmarks squad,hotpotqa
       done
-      for run in diffusion-{576,kd}-42-1e-3 behind-diffusion{,-residual}-42-1e-3; do noisy "$run" squad --benchmarks squad; done ;;
+      for run in diffusion-{576,kd}-42-1e-3 behind-diffusion{,-residual}-42-1e-3; do
+        for what in squad foreign; do noisy "$run" $what --benchmarks squad; done
+      done ;;
     *) echo "error: unknown stage '$stage' (expected ${stages[*]})" >&2; exit 2 ;;
   esac
 done

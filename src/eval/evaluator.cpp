@@ -135,7 +135,7 @@ class SetEvaluation {
     const Memory memory = reader_.compressor->compress(context, {.training = false}).memory;
     const Tensor vectors_B = memory.mask_BK.sum(1).to(at::kCPU);
     result_.seconds.compress += seconds_since(start);
-    if (config_.nll || !result_.answered()) likelihood(works, memory);
+    if (!result_.answered()) likelihood(works, memory);
 
     std::vector<Ask> asks;
     std::vector<int64_t> vectors;
@@ -159,8 +159,15 @@ class SetEvaluation {
     }
   }
 
-  /// NLL of the first accepted answers, or of what follows the context, behind the memory; questions of a
-  /// passage in one pass.
+  /// The first accepted answer, or what follows the context: whose likelihood is measured.
+  Tokens scored(const Query& asked) const {
+    if (result_.continued) return asked.target;
+    CTXC_CHECK(!asked.answers.empty(), ErrorKind::kInput, "set eval.nll: false",
+               "question '{}' has no accepted answer whose likelihood could be measured", asked.id);
+    return reader_.prompt->answer_ids(asked.answers.front());
+  }
+
+  /// The likelihood alone, behind the memory; questions of a passage in one pass.
   void likelihood(std::span<const Work> works, const Memory& memory) {
     Batch batch;
     for (const Work& work : works) {
@@ -168,11 +175,9 @@ class SetEvaluation {
       example.id = work.content.id;
       for (const int64_t index : work.queries) {
         const Query& asked = work.content.queries[static_cast<size_t>(index)];
-        CTXC_CHECK(result_.continued || !asked.answers.empty(), ErrorKind::kInput, "set eval.nll: false",
-                   "question '{}' has no accepted answer whose likelihood could be measured", asked.id);
         Query query;
         query.prompt = asked.prompt;
-        query.target = result_.continued ? asked.target : reader_.prompt->answer_ids(asked.answers.front());
+        query.target = scored(asked);
         example.queries.push_back(std::move(query));
       }
       batch.examples.push_back(std::move(example));
@@ -223,21 +228,20 @@ class SetEvaluation {
 
   void decode(const Memory& memory, std::span<const Ask> asks) {
     std::vector<int64_t> rows;
-    std::vector<Tokens> prompts;
+    std::vector<Tokens> prompts, targets;
     for (const Ask& ask : asks) {
       rows.push_back(ask.row);
       prompts.push_back(ask.query->prompt);
+      if (config_.nll) targets.push_back(scored(*ask.query));
     }
-    const Clock::time_point start = Clock::now();
-    const GenerateResult generated = generate(*reader_.backbone, memory, rows, prompts, options_);
-    const double seconds = seconds_since(start);
+    const GenerateResult generated = generate(*reader_.backbone, memory, rows, prompts, options_, targets);
     result_.seconds.prefill += generated.prefill_seconds;
-    result_.seconds.decode += seconds - generated.prefill_seconds;
+    result_.seconds.decode += generated.decode_seconds;
     for (size_t i = 0; i < asks.size(); ++i) {
       QuestionRecord& record = result_.records[asks[i].question];
       record.prediction = reader_.prompt->extract_answer(generated.tokens[i]);
       record.score = score_answer(record.prediction, record.answers);
-      record.score.nll = nll_[asks[i].question];
+      if (config_.nll) record.score.nll = generated.nll[i];
       result_.new_tokens += static_cast<int64_t>(generated.tokens[i].size());
       f1_ += record.score.f1;
       ++done_;
@@ -249,7 +253,7 @@ class SetEvaluation {
   const std::vector<QuestionRef>& questions_;
   GenerateOptions options_;
   SetResult result_;
-  std::vector<double> nll_;  ///< of each question; 0 without eval.nll
+  std::vector<double> nll_;  ///< of each question, where it alone is measured
   int64_t done_ = 0;
   double f1_ = 0, nll_sum_ = 0;  ///< over those done
 };

@@ -47,7 +47,7 @@ struct QuestionRecord {
 };
 
 struct Timing {
-  double compress = 0, prefill = 0, decode = 0;  ///< seconds
+  double compress = 0, prefill = 0, decode = 0;  ///< seconds; with eval.nll prefill reads gold answers too
 };
 
 struct SetResult {

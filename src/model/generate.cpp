@@ -7,11 +7,19 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "model/device.h"
+#include "model/loss.h"
 #include "model/reading.h"
 #include "model/sampling.h"
 
 namespace ctxc {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
 
 /// Rows that leave are cut out of the cache when they are at least this share of it: a cut copies the cache.
 constexpr int64_t kCutShare = 4;
@@ -119,7 +127,9 @@ struct Grouped {
   std::vector<std::pair<size_t, size_t>> place;  ///< per prompt: its group and its text there
 };
 
-Grouped group_by_row(const std::vector<int64_t>& rows, const std::vector<Tokens>& prompts) {
+/// What is read of a prompt is the prompt and, if it has one, its target without the last token.
+Grouped group_by_row(const std::vector<int64_t>& rows, const std::vector<Tokens>& prompts,
+                     const std::vector<Tokens>& targets) {
   Grouped grouped;
   std::map<int64_t, size_t> group_of_row;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -127,7 +137,8 @@ Grouped group_by_row(const std::vector<int64_t>& rows, const std::vector<Tokens>
     if (is_new) grouped.groups.push_back({.row = rows[i], .texts = {}});
     Continuations& group = grouped.groups[it->second];
     grouped.place.emplace_back(it->second, group.texts.size());
-    group.texts.push_back(prompts[i]);
+    Tokens& text = group.texts.emplace_back(prompts[i]);
+    if (!targets.empty()) text.insert(text.end(), targets[i].begin(), targets[i].end() - 1);
   }
   return grouped;
 }
@@ -160,6 +171,32 @@ Grid grid_of(const PackedReading& reading, const Grouped& grouped, const std::ve
   return grid;
 }
 
+/// Mean -log p of every target's tokens; hidden_PD is what the base made of the reading.
+std::vector<double> mean_nll(const Backbone& backbone, const PackedReading& reading, const Grouped& grouped,
+                             const Tensor& hidden_PD, const std::vector<Tokens>& prompts,
+                             const std::vector<Tokens>& targets) {
+  std::vector<int64_t> sources, ids;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const auto [group, text] = grouped.place[i];
+    append_predicting(reading, group, text, prompts[i].size(), targets[i].size(), sources);
+    ids.insert(ids.end(), targets[i].begin(), targets[i].end());
+  }
+  const auto on_device = [&](const std::vector<int64_t>& values) {
+    return to_device(at::tensor(values, at::kLong), backbone.device());
+  };
+  const Tensor nll_M =
+      token_nll(hidden_PD.index_select(0, on_device(sources)), backbone.head_VD(), on_device(ids))
+          .to(at::kCPU)
+          .contiguous();
+  std::vector<double> means;
+  const float* next = nll_M.const_data_ptr<float>();
+  for (const Tokens& target : targets) {
+    means.push_back(std::accumulate(next, next + target.size(), 0.0) / static_cast<double>(target.size()));
+    next += target.size();
+  }
+  return means;
+}
+
 /// Columns of the cache: the memory's keys (if it has some), then the grid's.
 void fill_cache(KvCache& cache, const std::vector<KvPair>& packed, const Grid& grid, const Memory& memory,
                 const Tensor& rows_B) {
@@ -184,13 +221,17 @@ void fill_cache(KvCache& cache, const std::vector<KvPair>& packed, const Grid& g
 }  // namespace
 
 GenerateResult generate(const Backbone& backbone, const Memory& memory, const std::vector<int64_t>& rows,
-                        const std::vector<Tokens>& prompts, const GenerateOptions& options) {
-  CTXC_CHECK(rows.size() == prompts.size(), ErrorKind::kInternal, "",
-             "generate: rows and prompts do not fit (found {} and {})", rows.size(), prompts.size());
+                        const std::vector<Tokens>& prompts, const GenerateOptions& options,
+                        const std::vector<Tokens>& targets) {
+  CTXC_CHECK(rows.size() == prompts.size() && (targets.empty() || targets.size() == prompts.size()),
+             ErrorKind::kInternal, "", "generate: rows, prompts and targets do not fit (found {}, {} and {})",
+             rows.size(), prompts.size(), targets.size());
+  for (const Tokens& target : targets)
+    CTXC_CHECK(!target.empty(), ErrorKind::kInternal, "", "generate: a target is empty");
   if (prompts.empty()) return {};
   const at::NoGradGuard no_grad;
-  const auto start = std::chrono::steady_clock::now();
-  const Grouped grouped = group_by_row(rows, prompts);
+  const Clock::time_point start = Clock::now();
+  const Grouped grouped = group_by_row(rows, prompts, targets);
   const PackedReading reading = pack_reading(backbone, memory, grouped.groups);
   const Grid grid = grid_of(reading, grouped, prompts);
   const ForwardResult read =
@@ -212,9 +253,11 @@ GenerateResult generate(const Backbone& backbone, const Memory& memory, const st
                             at::tensor(lengths, at::kLong).to(backbone.device());
   const Tensor last_BD = read.hidden[0].index_select(0, grid.last_B.to(backbone.device()));
   Decoder decoder(backbone, {std::move(cache), mask_BS, position_B, backbone.logits(last_BD)}, options);
-  const std::chrono::duration<double> prefill = std::chrono::steady_clock::now() - start;
+  const Clock::time_point prefilled = Clock::now();
   GenerateResult result = decoder.run();
-  result.prefill_seconds = prefill.count();
+  result.prefill_seconds = seconds_between(start, prefilled);
+  result.decode_seconds = seconds_between(prefilled, Clock::now());
+  if (!targets.empty()) result.nll = mean_nll(backbone, reading, grouped, read.hidden[0], prompts, targets);
   return result;
 }
 

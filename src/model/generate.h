@@ -30,11 +30,15 @@ struct GenerateResult {
   Tensor step_logits_BTV;      ///< with want_step_logits: [prompts, steps, V]; zeros after a row ended
   int64_t steps = 0;           ///< decoding steps until all rows had ended
   double prefill_seconds = 0;  ///< of the time taken: until the first token could be chosen
+  double decode_seconds = 0;   ///< from there to the last token
+  std::vector<double> nll;     ///< per target: mean -log p of its tokens; empty without targets
 };
 
-/// Goes on after row `rows[i]` of the memory and the text `prompts[i]`.
+/// Goes on after row `rows[i]` of the memory and the text `prompts[i]`. Where there are `targets`, one for
+/// each prompt and none empty, also says how likely they were to follow: a prompt is read once for both.
 GenerateResult generate(const Backbone& backbone, const Memory& memory, const std::vector<int64_t>& rows,
-                        const std::vector<Tokens>& prompts, const GenerateOptions& options);
+                        const std::vector<Tokens>& prompts, const GenerateOptions& options,
+                        const std::vector<Tokens>& targets = {});
 
 /// Goes on after plain texts; none may be empty.
 GenerateResult generate(const Backbone& backbone, const std::vector<Tokens>& prompts,

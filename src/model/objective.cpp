@@ -72,14 +72,10 @@ Reading read_memory(const Backbone& backbone, const Memory& memory, const Batch&
     size_t text = 0;
     for (const Query& query : example.queries) {
       if (query.target.empty()) continue;
-      const int64_t first = packed.first[index][text++] + static_cast<int64_t>(query.prompt.size());
-      // What stands before the first target token: the prompt, or the end of head and slots.
-      const bool follows_prefix = query.prompt.empty();
-      CTXC_CHECK(!follows_prefix || packed.prefix[index] > 0, ErrorKind::kUsage,
+      CTXC_CHECK(!query.prompt.empty() || packed.prefix[index] > 0, ErrorKind::kUsage,
                  "give the decoder a BOS token (prompt.bos) or the queries a prompt",
                  "objective ce: nothing stands before the first target token of '{}'", example.id);
-      sources.push_back(follows_prefix ? packed.start[index] + packed.prefix[index] - 1 : first - 1);
-      for (size_t i = 1; i < query.target.size(); ++i) sources.push_back(first + static_cast<int64_t>(i) - 1);
+      append_predicting(packed, index, text++, query.prompt.size(), query.target.size(), sources);
       targets.insert(targets.end(), query.target.begin(), query.target.end());
     }
   }

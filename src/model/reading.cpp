@@ -125,4 +125,15 @@ PackedReading pack_reading(const Backbone& backbone, const Memory& memory,
   return reading;
 }
 
+void append_predicting(const PackedReading& reading, size_t group, size_t text, size_t prompt, size_t count,
+                       std::vector<int64_t>& indices) {
+  const int64_t first = reading.first[group][text] + static_cast<int64_t>(prompt);
+  for (size_t i = 0; i < count; ++i) {
+    // Before the first token of a text stands the end of head and slots.
+    const bool follows_prefix = prompt + i == 0;
+    indices.push_back(follows_prefix ? reading.start[group] + reading.prefix[group] - 1
+                                     : first + static_cast<int64_t>(i) - 1);
+  }
+}
+
 }  // namespace ctxc

@@ -28,4 +28,10 @@ struct PackedReading {
 PackedReading pack_reading(const Backbone& backbone, const Memory& memory,
                            const std::vector<Continuations>& groups);
 
+/// Appends the packed indices whose hidden states predict the `count` tokens after the first `prompt` ones of
+/// a text (`text` of group `group`); the last of them need not stand there. Something must stand before the
+/// first.
+void append_predicting(const PackedReading& reading, size_t group, size_t text, size_t prompt, size_t count,
+                       std::vector<int64_t>& indices);
+
 }  // namespace ctxc

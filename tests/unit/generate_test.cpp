@@ -64,6 +64,52 @@ TEST(Generate, PromptsOfAMemoryEqualTheSlowWay) {
   }
 }
 
+/// Mean -log p of `target` after `text` by a full forward pass over everything.
+double slow_nll(const Backbone& backbone, const Tensor& prefix_TD, const Tensor& prefix_positions,
+                int64_t next, Tokens text, const Tokens& target) {
+  const int64_t first = prefix_TD.size(0) + static_cast<int64_t>(text.size()) - 1;
+  const auto count = static_cast<int64_t>(target.size());
+  text.insert(text.end(), target.begin(), target.end());
+  const Tensor embeds = at::cat({prefix_TD, backbone.embed(ids_of(text))});
+  const Tensor positions =
+      at::cat({prefix_positions, next + at::arange(static_cast<int64_t>(text.size()), at::kLong)});
+  const Tensor hidden = backbone.forward_padded(embeds.unsqueeze(0), {}, positions.unsqueeze(0)).hidden[0][0];
+  const Tensor log_p = backbone.logits(hidden.narrow(0, first, count)).log_softmax(-1);
+  return -log_p.gather(1, ids_of(target).unsqueeze(1)).mean().item<double>();
+}
+
+TEST(Generate, TargetsAreScoredBesideAndChangeNothing) {
+  const auto backbone = Backbone::random(tiny_llama(), 5);
+  Memory memory;
+  memory.head_ids_BP = at::ones({2, 1}, at::kLong);
+  memory.slots_BKD = random_tensor({2, 3, 32}, 1);
+  memory.mask_BK = at::tensor({1, 0, 1, 1, 1, 1}, at::kLong).view({2, 3}).to(at::kBool);
+  number_densely(memory, 1);
+  // Row 0 has one prompt (plain causal attention), row 1 three, one of them empty.
+  const std::vector<int64_t> rows = {1, 0, 1, 1};
+  const std::vector<Tokens> prompts = {random_tokens(3, 1), random_tokens(2, 2), random_tokens(5, 3), {}};
+  const std::vector<Tokens> targets = {random_tokens(4, 6), random_tokens(1, 7), random_tokens(2, 8),
+                                       random_tokens(3, 9)};
+  const GenerateResult plain = generate(*backbone, memory, rows, prompts, {.max_new_tokens = 5});
+  EXPECT_TRUE(plain.nll.empty());
+  const GenerateResult result = generate(*backbone, memory, rows, prompts, {.max_new_tokens = 5}, targets);
+  EXPECT_EQ(result.tokens, plain.tokens);
+  ASSERT_EQ(result.nll.size(), prompts.size());
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const Tensor valid = memory.mask_BK[rows[i]].nonzero().flatten();
+    const Tensor prefix = at::cat(
+        {backbone->embed(memory.head_ids_BP[rows[i]]), memory.slots_BKD[rows[i]].index_select(0, valid)});
+    const Tensor positions = at::arange(prefix.size(0), at::kLong);
+    EXPECT_NEAR(result.nll[i], slow_nll(*backbone, prefix, positions, prefix.size(0), prompts[i], targets[i]),
+                1e-4)
+        << i;
+  }
+  expect_error(ErrorKind::kInternal, "do not fit (found 4, 4 and 1)",
+               [&] { generate(*backbone, memory, rows, prompts, {}, {targets[0]}); });
+  expect_error(ErrorKind::kInternal, "a target is empty",
+               [&] { generate(*backbone, memory, {0}, {prompts[0]}, {}, {Tokens{}}); });
+}
+
 TEST(Generate, KeysOfAMemoryEqualItsTokens) {
   const auto backbone = Backbone::random(tiny_llama(), 5);
   const Tokens context = random_tokens(6, 1), prompt = random_tokens(3, 2);
@@ -148,7 +194,7 @@ TEST(Generate, RefusesToStartFromNothing) {
   const auto backbone = Backbone::random(tiny_llama(), 5);
   expect_error(ErrorKind::kUsage, "nothing to go on from", [&] { generate(*backbone, {{5}, {}}, {}); });
   Memory memory;
-  expect_error(ErrorKind::kInternal, "found 1 and 0", [&] { generate(*backbone, memory, {0}, {}, {}); });
+  expect_error(ErrorKind::kInternal, "found 1, 0 and 0", [&] { generate(*backbone, memory, {0}, {}, {}); });
   EXPECT_TRUE(generate(*backbone, {}, {}).tokens.empty());
 }
 
