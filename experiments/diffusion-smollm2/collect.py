@@ -363,10 +363,11 @@ def noise_table(found, metric, digits):
         quiet, *noisy = [found[f"{run} {draw}"] for draw in DRAWS]
         for name in quiet:
             one, draws = {name: quiet[name]}, [{name: sets[name]} for sets in noisy]
-            gaps = [interval(minus(sets, one), metric)[0] for sets in draws]
+            gaps = [minus(sets, one) for sets in draws]
+            each = [interval(gap, metric)[0] for gap in gaps]
             rows.append([run.replace(MAIN, ""), name, str(questions({run: quiet}, name)), cell(interval(one, metric), digits),
-                         cell(interval(mean_of(draws), metric), digits), cell(interval(minus(mean_of(draws), one), metric), digits + 1),
-                         f"{min(gaps):+.{digits + 1}f}, {max(gaps):+.{digits + 1}f}"])
+                         cell(interval(mean_of(draws), metric), digits), cell(interval(mean_of(gaps), metric), digits + 1),
+                         f"{min(each):+.{digits + 1}f}, {max(each):+.{digits + 1}f}"])
     table(rows)
 
 
