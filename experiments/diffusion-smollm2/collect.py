@@ -359,15 +359,19 @@ def noise(stage):
 def noise_table(found, metric, digits):
     """The mean of five draws beside no noise, and the lowest and the highest of them; differences with one more digit."""
     rows = [["", "set", "n", "no noise", "mean of five draws", "mean minus none", "each minus none, lowest and highest"]]
+
+    def add(run, name, count, quiet, noisy):
+        gaps = [minus(sets, quiet) for sets in noisy]
+        each = [interval(gap, metric)[0] for gap in gaps]
+        rows.append([run.replace(MAIN, ""), name, count, cell(interval(quiet, metric), digits), cell(interval(mean_of(noisy), metric), digits),
+                     cell(interval(mean_of(gaps), metric), digits + 1), f"{min(each):+.{digits + 1}f}, {max(each):+.{digits + 1}f}"])
+
     for run in dict.fromkeys(method.rsplit(" ", 1)[0] for method in found):
         quiet, *noisy = [found[f"{run} {draw}"] for draw in DRAWS]
         for name in quiet:
-            one, draws = {name: quiet[name]}, [{name: sets[name]} for sets in noisy]
-            gaps = [minus(sets, one) for sets in draws]
-            each = [interval(gap, metric)[0] for gap in gaps]
-            rows.append([run.replace(MAIN, ""), name, str(questions({run: quiet}, name)), cell(interval(one, metric), digits),
-                         cell(interval(mean_of(draws), metric), digits), cell(interval(mean_of(gaps), metric), digits + 1),
-                         f"{min(each):+.{digits + 1}f}, {max(each):+.{digits + 1}f}"])
+            add(run, name, str(questions({run: quiet}, name)), {name: quiet[name]}, [{name: sets[name]} for sets in noisy])
+        if len(averaged(quiet)) > 2:
+            add(run, "mean", "", averaged(quiet), [averaged(sets) for sets in noisy])
     table(rows)
 
 
