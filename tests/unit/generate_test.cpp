@@ -44,20 +44,30 @@ TEST(Generate, PlainTextsEqualTheSlowWay) {
         << i;
 }
 
-TEST(Generate, PromptsOfAMemoryEqualTheSlowWay) {
-  const auto backbone = Backbone::random(tiny_llama(), 5);
+/// A head of one token; row 0 has two valid slots of three, row 1 all.
+Memory two_rows() {
   Memory memory;
   memory.head_ids_BP = at::ones({2, 1}, at::kLong);
   memory.slots_BKD = random_tensor({2, 3, 32}, 1);
   memory.mask_BK = at::tensor({1, 0, 1, 1, 1, 1}, at::kLong).view({2, 3}).to(at::kBool);
   number_densely(memory, 1);
+  return memory;
+}
+
+/// [head + valid slots, D] of a row.
+Tensor prefix_of(const Backbone& backbone, const Memory& memory, int64_t row) {
+  const Tensor valid = memory.mask_BK[row].nonzero().flatten();
+  return at::cat({backbone.embed(memory.head_ids_BP[row]), memory.slots_BKD[row].index_select(0, valid)});
+}
+
+TEST(Generate, PromptsOfAMemoryEqualTheSlowWay) {
+  const auto backbone = Backbone::random(tiny_llama(), 5);
+  const Memory memory = two_rows();
   const std::vector<int64_t> rows = {1, 0, 1, 0};
   const std::vector<Tokens> prompts = {random_tokens(3, 1), random_tokens(2, 2), random_tokens(5, 3), {}};
   const GenerateResult result = generate(*backbone, memory, rows, prompts, {.max_new_tokens = 5});
   for (size_t i = 0; i < prompts.size(); ++i) {
-    const Tensor valid = memory.mask_BK[rows[i]].nonzero().flatten();
-    const Tensor prefix = at::cat(
-        {backbone->embed(memory.head_ids_BP[rows[i]]), memory.slots_BKD[rows[i]].index_select(0, valid)});
+    const Tensor prefix = prefix_of(*backbone, memory, rows[i]);
     const Tensor positions = at::arange(prefix.size(0), at::kLong);
     EXPECT_EQ(result.tokens[i], slow_greedy(*backbone, prefix, positions, prefix.size(0), prompts[i], 5))
         << i;
@@ -80,11 +90,7 @@ double slow_nll(const Backbone& backbone, const Tensor& prefix_TD, const Tensor&
 
 TEST(Generate, TargetsAreScoredBesideAndChangeNothing) {
   const auto backbone = Backbone::random(tiny_llama(), 5);
-  Memory memory;
-  memory.head_ids_BP = at::ones({2, 1}, at::kLong);
-  memory.slots_BKD = random_tensor({2, 3, 32}, 1);
-  memory.mask_BK = at::tensor({1, 0, 1, 1, 1, 1}, at::kLong).view({2, 3}).to(at::kBool);
-  number_densely(memory, 1);
+  const Memory memory = two_rows();
   // Row 0 has one prompt (plain causal attention), row 1 three, one of them empty.
   const std::vector<int64_t> rows = {1, 0, 1, 1};
   const std::vector<Tokens> prompts = {random_tokens(3, 1), random_tokens(2, 2), random_tokens(5, 3), {}};
@@ -96,9 +102,7 @@ TEST(Generate, TargetsAreScoredBesideAndChangeNothing) {
   EXPECT_EQ(result.tokens, plain.tokens);
   ASSERT_EQ(result.nll.size(), prompts.size());
   for (size_t i = 0; i < prompts.size(); ++i) {
-    const Tensor valid = memory.mask_BK[rows[i]].nonzero().flatten();
-    const Tensor prefix = at::cat(
-        {backbone->embed(memory.head_ids_BP[rows[i]]), memory.slots_BKD[rows[i]].index_select(0, valid)});
+    const Tensor prefix = prefix_of(*backbone, memory, rows[i]);
     const Tensor positions = at::arange(prefix.size(0), at::kLong);
     EXPECT_NEAR(result.nll[i], slow_nll(*backbone, prefix, positions, prefix.size(0), prompts[i], targets[i]),
                 1e-4)
